@@ -1,0 +1,9 @@
+//! Support: octets, lines, time and durable files. Nothing here knows what mail is.
+
+pub mod clock;
+pub mod dot;
+pub mod durable;
+pub mod line;
+pub mod listener;
+pub mod stream;
+pub mod table;

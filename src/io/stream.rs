@@ -1,0 +1,275 @@
+//! A TCP connection whose every wait is bounded, and that another thread can end.
+//!
+//! A read or a write waits for its own timeout and never past the deadline set for the whole command. [`Connections`]
+//! knows all that are open, up to a cap; at shutdown those that only wait for a command are woken with an end of input,
+//! the others once their time is over. Waiting too long is `TimedOut`.
+
+use std::collections::HashMap;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// One open connection as all threads share it.
+#[derive(Debug)]
+pub struct Connection {
+    stream: TcpStream,
+    peer: SocketAddr,
+    waiting: AtomicBool,
+}
+
+/// A place among the open connections; given back when dropped.
+#[derive(Debug)]
+pub struct Place {
+    connection: Arc<Connection>,
+    key: u64,
+    all: Arc<Connections>,
+}
+
+/// The open connections of one kind, and whether they are to end.
+#[derive(Debug)]
+pub struct Connections {
+    most: usize,
+    most_per_client: usize,
+    open: Mutex<Open>,
+    closing: AtomicBool,
+    next_key: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    connections: HashMap<u64, Arc<Connection>>,
+    clients: HashMap<IpAddr, usize>,
+}
+
+/// Why a connection got no place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Full {
+    /// As many are open as there may be.
+    All,
+    /// This client has as many as one client may have.
+    Client,
+}
+
+impl Connections {
+    /// Room for `most` connections, `most_per_client` of them from one address.
+    pub fn new(most: usize, most_per_client: usize) -> Arc<Connections> {
+        Arc::new(Connections {
+            most,
+            most_per_client,
+            open: Mutex::default(),
+            closing: AtomicBool::new(false),
+            next_key: AtomicU64::new(0),
+        })
+    }
+
+    /// Takes a place for `stream`, or says why there is none and gives the stream back.
+    pub fn enter(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) -> Result<Place, (Full, TcpStream)> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.connections.len() >= self.most {
+            return Err((Full::All, stream));
+        }
+        let client = peer.ip().to_canonical();
+        let of_client = open.clients.entry(client).or_default();
+        if *of_client >= self.most_per_client {
+            return Err((Full::Client, stream));
+        }
+        *of_client += 1;
+        let key = self.next_key.fetch_add(1, Ordering::Relaxed);
+        let connection = Arc::new(Connection { stream, peer, waiting: AtomicBool::new(false) });
+        open.connections.insert(key, connection.clone());
+        Ok(Place { connection, key, all: self.clone() })
+    }
+
+    /// How many are open.
+    pub fn count(&self) -> usize {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).connections.len()
+    }
+
+    /// Whether [`Connections::close_idle`] was called: no new work is to begin.
+    pub fn closing(&self) -> bool {
+        self.closing.load(Ordering::SeqCst)
+    }
+
+    /// From now on every wait for a command sees an end of input; running commands go on.
+    pub fn close_idle(&self) {
+        self.closing.store(true, Ordering::SeqCst);
+        self.shut(|connection| connection.waiting.load(Ordering::SeqCst));
+    }
+
+    /// Ends the input of all that are still open.
+    pub fn close_all(&self) {
+        self.shut(|_| true);
+    }
+
+    fn shut(&self, which: impl Fn(&Connection) -> bool) {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        for connection in open.connections.values().filter(|connection| which(connection)) {
+            // One that the peer has closed already is as good as shut.
+            let _ = connection.stream.shutdown(Shutdown::Read);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut open = self.all.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.connections.remove(&self.key);
+        let client = self.connection.peer.ip().to_canonical();
+        if let Some(count) = open.clients.get_mut(&client) {
+            *count -= 1;
+            if *count == 0 {
+                open.clients.remove(&client);
+            }
+        }
+    }
+}
+
+/// The reading and writing side of a [`Place`].
+#[derive(Debug)]
+pub struct Stream {
+    place: Place,
+    timeout: Duration,
+    deadline: Option<Instant>,
+    read_timeout_set: Option<Duration>,
+}
+
+impl Stream {
+    /// A stream that waits `timeout` for a read; writes wait `write_timeout`.
+    pub fn new(place: Place, timeout: Duration, write_timeout: Duration) -> io::Result<Stream> {
+        let stream = &place.connection.stream;
+        stream.set_nodelay(true)?;
+        stream.set_write_timeout(Some(write_timeout))?;
+        Ok(Stream { place, timeout, deadline: None, read_timeout_set: None })
+    }
+
+    /// The client's address.
+    pub fn peer(&self) -> SocketAddr {
+        self.place.connection.peer
+    }
+
+    /// The address the client came to.
+    pub fn local(&self) -> io::Result<SocketAddr> {
+        self.place.connection.stream.local_addr()
+    }
+
+    /// Whether the server is about to stop.
+    pub fn closing(&self) -> bool {
+        self.place.all.closing()
+    }
+
+    /// Bounds each read from now on.
+    pub fn set_timeout(&mut self, timeout: Duration) {
+        self.timeout = timeout;
+    }
+
+    /// Bounds all reads from now on together, until the next call.
+    pub fn set_deadline(&mut self, whole: Duration) {
+        self.deadline = Instant::now().checked_add(whole);
+    }
+
+    /// Says whether reads from now on only wait for a command. At shutdown such reads find the end of input.
+    pub fn set_waiting(&self, waiting: bool) {
+        self.place.connection.waiting.store(waiting, Ordering::SeqCst);
+        if waiting && self.closing() {
+            let _ = self.place.connection.stream.shutdown(Shutdown::Read);
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let wait = left.map_or(self.timeout, |left| left.min(self.timeout));
+        if wait.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        // Near the usual value one syscall a read is saved: the deadline is met to a second all the same.
+        let coarse = if wait + Duration::from_secs(1) >= self.timeout { self.timeout } else { wait };
+        if self.read_timeout_set != Some(coarse) {
+            self.place.connection.stream.set_read_timeout(Some(coarse))?;
+            self.read_timeout_set = Some(coarse);
+        }
+        retry(|| (&self.place.connection.stream).read(out))
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        retry(|| (&self.place.connection.stream).write(octets))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn retry(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        return match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            // What a timeout on a socket looks like.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(io::ErrorKind::TimedOut.into()),
+            other => other,
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    fn pair() -> (TcpStream, TcpStream, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, peer) = listener.accept().unwrap();
+        (client, server, peer)
+    }
+
+    #[test]
+    fn places_are_counted_and_given_back() {
+        let all = Connections::new(2, 1);
+        let (_client, server, peer) = pair();
+        let place = all.enter(server, peer).unwrap();
+        let (_client, server, peer) = pair();
+        assert_eq!(all.enter(server, peer).unwrap_err().0, Full::Client);
+        drop(place);
+        assert_eq!(all.count(), 0);
+        let (_client, server, peer) = pair();
+        assert!(all.enter(server, peer).is_ok());
+    }
+
+    #[test]
+    fn a_silent_peer_costs_one_timeout() {
+        let (_client, server, peer) = pair();
+        let place = Connections::new(1, 1).enter(server, peer).unwrap();
+        let mut stream = Stream::new(place, Duration::from_millis(20), Duration::from_secs(1)).unwrap();
+        assert_eq!(stream.read(&mut [0; 8]).unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn a_slow_peer_is_bounded_by_the_deadline() {
+        let (mut client, server, peer) = pair();
+        let place = Connections::new(1, 1).enter(server, peer).unwrap();
+        let mut stream = Stream::new(place, Duration::from_secs(60), Duration::from_secs(1)).unwrap();
+        stream.set_deadline(Duration::from_millis(30));
+        client.write_all(b"a").unwrap();
+        assert_eq!(stream.read(&mut [0; 8]).unwrap(), 1);
+        assert_eq!(stream.read(&mut [0; 8]).unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn closing_wakes_those_that_wait_and_no_others() {
+        let all = Connections::new(2, 2);
+        let (mut client, server, peer) = pair();
+        let place = all.enter(server, peer).unwrap();
+        let mut stream = Stream::new(place, Duration::from_secs(60), Duration::from_secs(1)).unwrap();
+        all.close_idle();
+        client.write_all(b"x").unwrap();
+        assert_eq!(stream.read(&mut [0; 8]).unwrap(), 1, "in the middle of a command");
+        stream.set_waiting(true);
+        assert_eq!(stream.read(&mut [0; 8]).unwrap(), 0, "waiting for the next");
+    }
+}

@@ -1,0 +1,170 @@
+//! Every limit of the server, each with its reason.
+//!
+//! Those a person may want to change have a key in `[limits]` and only their default here; the rest are constants,
+//! because a wrong value would break a promise. RFC 5321 §4.5.3.1 gives the least that must be accepted.
+
+use std::time::Duration;
+
+/// Octets in an SMTP command line with its CRLF. RFC 5321 §4.5.3.1.4 asks for 512 and each extension adds some; the
+/// longest legal RCPT with DSN parameters is under 1,600.
+pub const COMMAND_LINE: usize = 4096;
+
+/// Octets in a POP3 command line. RFC 2449 §4 says 255; names and passwords of our own may be longer.
+pub const POP3_LINE: usize = 1024;
+
+/// Octets of an endless line that are read and dropped before the connection is closed: enough to stay in step with a
+/// clumsy client, too few to be worth an attack.
+pub const OVERLONG_LINE: usize = 64 * 1024;
+
+/// Octets in a local-part (RFC 5321 §4.5.3.1.1 asks for 64; bounce addresses of lists are longer in the wild).
+pub const LOCAL_PART: usize = 128;
+
+/// Octets in a domain (RFC 5321 §4.5.3.1.2).
+pub const DOMAIN: usize = 255;
+
+/// Octets in a path with its brackets and source route (RFC 5321 §4.5.3.1.3 asks for 256).
+pub const PATH: usize = 1024;
+
+/// Octets in an ENVID (RFC 3461 §4.4) or, decoded, in an ORCPT address (RFC 3461 §4.2): 100 and 500 there.
+pub const ENVID: usize = 100;
+/// See [`ENVID`].
+pub const ORCPT: usize = 500;
+
+/// Octets in a user's password or login name as a client sends it: argon2 would hash more, for the attacker's benefit.
+pub const CREDENTIAL: usize = 512;
+
+/// Recipients in a transaction, `limits.recipients`. RFC 5321 §4.5.3.1.8 asks for 100; lists send 1,000 at a time.
+pub const RECIPIENTS: usize = 1000;
+
+/// Octets in a message, `limits.message_size`: larger than any large provider's, so that what they take we take.
+pub const MESSAGE_SIZE: u64 = 50 * 1024 * 1024;
+
+/// Octets beyond the message limit that are swallowed to answer 552 in step; past this the connection is closed.
+pub const MESSAGE_OVERRUN: u64 = 64 * 1024 * 1024;
+
+/// Received fields above which a message loops, `limits.hops` (RFC 5321 §6.3 wants at least 100 counted or a smaller
+/// bound that real mail never meets; the longest honest chains have about 20).
+pub const HOPS: usize = 50;
+
+/// Errors after which a session is told 421, `limits.errors`: a person at a keyboard never makes as many.
+pub const ERRORS: u32 = 20;
+
+/// Commands without a message accepted between them, after which a session is told 421: bounds those who only NOOP.
+pub const IDLE_COMMANDS: u32 = 1000 + RECIPIENTS as u32;
+
+/// How long a client may take for a command, first to last octet, `limits.command_timeout` (RFC 5321 §4.5.3.2.7).
+pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// How long a client may be silent inside a message (RFC 5321 §4.5.3.2.5 gives clients 3 minutes a block).
+pub const DATA_BLOCK_TIMEOUT: Duration = Duration::from_secs(180);
+
+/// How long a whole message may take, plus one second for each [`DATA_RATE`] octets that came.
+pub const DATA_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Octets a second below which a message is too slow to wait for: a tenth of a GSM line.
+pub const DATA_RATE: u64 = 100;
+
+/// How long a write to a client may stand still.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(180);
+
+/// How long a POP3 client may be silent: RFC 1939 §3 asks for 10 minutes at least.
+pub const POP3_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Wrong passwords after which a POP3 connection is closed.
+pub const POP3_LOGINS: u32 = 5;
+
+/// How long the answer to a wrong password is held back.
+pub const LOGIN_DELAY: Duration = Duration::from_secs(1);
+
+/// How many passwords are checked at once: each takes 19 MiB of memory for as long as it lasts.
+pub const LOGIN_CHECKS: usize = 4;
+
+/// Messages in a mailbox that one POP3 session lists: a few tens of octets each.
+pub const POP3_MESSAGES: usize = 1_000_000;
+
+/// How long the client's name is waited for before it is written down as unknown.
+pub const REVERSE_NAME_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How many questions for a client's name may wait; more are answered as unknown.
+pub const REVERSE_NAME_QUEUE: usize = 64;
+
+/// Octets of stack of a connection's thread: four times the deepest that was measured.
+pub const CONNECTION_STACK: usize = 256 * 1024;
+
+/// Octets a connection is assumed to need when the cap is derived from the memory.
+pub const CONNECTION_MEMORY: u64 = 128 * 1024;
+
+/// Descriptors kept for what is not a connection: spool, log, delivery, lists.
+pub const RESERVED_DESCRIPTORS: u64 = 128;
+
+/// Connections above which the derived cap does not go: more threads than a small host should have.
+pub const CONNECTIONS_MOST: u64 = 20_000;
+
+/// Octets in the read buffer of a connection that waits for commands, and of one that receives a message.
+pub const COMMAND_BUFFER: usize = 2 * 1024;
+/// See [`COMMAND_BUFFER`].
+pub const MESSAGE_BUFFER: usize = 32 * 1024;
+
+/// Drafts committed with one flush at most: bounds the time the first of them waits.
+pub const BATCH: usize = 512;
+
+/// Finished drafts that may wait for the writer; a connection that has one more waits itself.
+pub const COMMIT_QUEUE: usize = 1024;
+
+/// How long a removal may go unsynced (DESIGN §3).
+pub const REMOVAL_SYNC: Duration = Duration::from_secs(1);
+
+/// A syncfs that takes longer is slowed by others' writes; single files are synced for [`SYNCFS_PAUSE`] then.
+pub const SYNCFS_SLOW: Duration = Duration::from_millis(250);
+/// See [`SYNCFS_SLOW`].
+pub const SYNCFS_PAUSE: Duration = Duration::from_secs(60);
+
+/// Octets kept free on the spool's disk, `limits.free_space`: below it new mail is 452 and queued mail still moves.
+pub const FREE_SPACE: u64 = 16 * 1024 * 1024;
+
+/// Inodes kept free on the spool's disk, where it counts them.
+pub const FREE_INODES: u64 = 256;
+
+/// Delivery threads, `delivery.threads`: local mail waits for the disk, remote mail for others.
+pub const DELIVERY_THREADS: usize = 16;
+
+/// How long running deliveries may take after SIGTERM before the server leaves without them.
+pub const DRAIN: Duration = Duration::from_secs(20);
+
+/// After an I/O error on a queue entry: when it is tried again.
+pub const IO_RETRY: Duration = Duration::from_secs(60);
+
+/// Targets one message may be resolved to, `limits.targets`: the largest list of a small host, ten times over.
+pub const TARGETS: usize = 10_000;
+
+/// Aliases that may lead to one another in a chain: deeper ones are mistakes.
+pub const ALIAS_DEPTH: usize = 20;
+
+/// Octets in an aliases file, a users file or an `:include:` list.
+pub const TABLE_FILE: u64 = 16 * 1024 * 1024;
+
+/// Octets in the envelope of an entry or a dropped file: [`RECIPIENTS`] of the longest, ten times over.
+pub const ENVELOPE: usize = 16 * 1024 * 1024;
+
+/// Octets in the header of a dropped message, which is held in memory.
+pub const DROP_HEADER: usize = 1024 * 1024;
+
+/// Octets in an `ID.state` file: [`TARGETS`] with long replies.
+pub const STATE_FILE: u64 = 16 * 1024 * 1024;
+
+/// Octets of another host's words that are kept in a state file, a log value or a report.
+pub const FOREIGN_TEXT: usize = 1024;
+
+/// How long a file written in place in drop/ must be unchanged once closed, and without having been closed.
+pub const DROP_SETTLED: Duration = Duration::from_secs(2);
+/// See [`DROP_SETTLED`].
+pub const DROP_UNCLOSED: Duration = Duration::from_secs(10);
+
+/// How often the spool is watched for what no event told, and the users and aliases for changes.
+pub const WATCH: Duration = Duration::from_secs(1);
+
+/// How often the log is written out at least.
+pub const LOG_FLUSH: Duration = Duration::from_secs(1);
+
+/// Octets of a log line: the rest is cut, so that no peer can fill the disk with one.
+pub const LOG_LINE: usize = 4096;
