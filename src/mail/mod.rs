@@ -1,0 +1,11 @@
+//! The vocabulary of mail, as pure values: what is parsed at the door and printed at the edge. No I/O, no clock, no log.
+//!
+//! For each type that has a text form, parsing what was printed gives the same value (property tests hold this).
+
+pub mod address;
+pub mod envelope;
+pub mod header;
+pub mod outcome;
+pub mod parameter;
+pub mod queue_id;
+pub mod reply;

@@ -1,0 +1,262 @@
+//! Every reply of the SMTP server, and the form of any reply (RFC 5321 §4.2, RFC 2034, RFC 3463).
+//!
+//! A reply has one home here, so that no two causes share a text and no text has two codes. Printing never breaks a
+//! line: what came from outside is made printable first.
+
+use std::borrow::Cow;
+use std::fmt;
+
+/// An enhanced status code (RFC 3463).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Enhanced(pub u8, pub u16, pub u16);
+
+impl fmt::Display for Enhanced {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}.{}.{}", self.0, self.1, self.2)
+    }
+}
+
+/// A reply: a code, an enhanced code where one belongs, and one line of text at least.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    code: u16,
+    enhanced: Option<Enhanced>,
+    lines: Vec<Cow<'static, str>>,
+}
+
+impl Reply {
+    /// A reply of one line. `text` is made printable.
+    pub fn new(code: u16, enhanced: Option<Enhanced>, text: impl Into<Cow<'static, str>>) -> Reply {
+        Reply { code, enhanced, lines: vec![printable(text.into())] }
+    }
+
+    /// The same reply with one more line.
+    pub fn line(mut self, text: impl Into<Cow<'static, str>>) -> Reply {
+        self.lines.push(printable(text.into()));
+        self
+    }
+
+    /// The three digits.
+    pub fn code(&self) -> u16 {
+        self.code
+    }
+
+    /// The enhanced code.
+    pub fn enhanced(&self) -> Option<Enhanced> {
+        self.enhanced
+    }
+
+    /// Whether it says no, for now (4xx) or for good (5xx).
+    pub fn is_error(&self) -> bool {
+        self.code >= 400
+    }
+
+    /// The octets for the wire.
+    pub fn write_to(&self, out: &mut Vec<u8>) {
+        let last = self.lines.len() - 1;
+        for (at, text) in self.lines.iter().enumerate() {
+            let separator = if at == last { ' ' } else { '-' };
+            let enhanced = self.enhanced.map(|enhanced| format!("{enhanced} ")).unwrap_or_default();
+            out.extend_from_slice(format!("{}{separator}{enhanced}{text}\r\n", self.code).as_bytes());
+        }
+    }
+}
+
+impl fmt::Display for Reply {
+    /// In one line, for people: `550 5.1.1 no such mailbox here`.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}", self.code)?;
+        if let Some(enhanced) = self.enhanced {
+            write!(out, " {enhanced}")?;
+        }
+        self.lines.iter().try_for_each(|text| write!(out, " {text}"))
+    }
+}
+
+fn printable(text: Cow<'static, str>) -> Cow<'static, str> {
+    if text.chars().any(char::is_control) {
+        text.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect::<String>().into()
+    } else {
+        text
+    }
+}
+
+macro_rules! replies {
+    ($($(#[$doc:meta])* $name:ident = $code:literal $class:literal.$subject:literal.$detail:literal $text:literal;)*) => {
+        $($(#[$doc])*
+        pub fn $name() -> Reply {
+            Reply::new($code, Some(Enhanced($class, $subject, $detail)), $text)
+        })*
+
+        #[cfg(test)]
+        const FIXED: &[fn() -> Reply] = &[$($name),*];
+    };
+}
+
+replies! {
+    /// To MAIL.
+    sender_ok = 250 2 . 1 . 0 "sender ok";
+    /// To RCPT.
+    recipient_ok = 250 2 . 1 . 5 "recipient ok";
+    /// To RSET.
+    reset = 250 2 . 0 . 0 "transaction forgotten";
+    /// To NOOP.
+    noop = 250 2 . 0 . 0 "ok";
+    /// To QUIT.
+    bye = 221 2 . 0 . 0 "goodbye";
+    /// To VRFY from those who may not know (RFC 5321 §3.5.3).
+    cannot_verify = 252 2 . 5 . 0 "not verified here; send the message and see";
+    /// To EXPN from those who may not know.
+    cannot_expand = 550 5 . 7 . 1 "lists are expanded for trusted clients only";
+    /// To VRFY of what is not there.
+    nobody = 550 5 . 1 . 1 "no such mailbox, alias or list here";
+    /// To HELP.
+    help = 214 2 . 0 . 0 "commands: EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY EXPN HELP QUIT (RFC 5321)";
+    /// To a verb that is not known.
+    unknown_command = 500 5 . 5 . 1 "no such command; HELP lists those there are";
+    /// To octets that no command may hold.
+    unreadable = 500 5 . 5 . 2 "the line holds octets that no command may";
+    /// To a line that is too long.
+    line_too_long = 500 5 . 5 . 2 "line too long";
+    /// To a line that a bare LF ended. The connection closes: the peer's lines are not ours.
+    bare_line_feed = 500 5 . 5 . 2 "lines end with CR LF; closing";
+    /// To a known verb with arguments it does not take.
+    bad_arguments = 501 5 . 5 . 4 "these are not the arguments of this command";
+    /// To EHLO or HELO with something that is no name. No enhanced code belongs here; see [`greeting_name`].
+    bad_chunk_size = 501 5 . 5 . 4 "the size of the chunk can't be read, so neither can what follows; closing";
+    /// To a command at the wrong time.
+    greet_first = 503 5 . 5 . 1 "say EHLO or HELO first";
+    /// To RCPT, DATA or BDAT without MAIL.
+    mail_first = 503 5 . 5 . 1 "say MAIL first";
+    /// To DATA or BDAT without a recipient.
+    recipient_first = 503 5 . 5 . 1 "no recipient was accepted";
+    /// To MAIL within a transaction.
+    nested_mail = 503 5 . 5 . 1 "a transaction is under way; end it or say RSET";
+    /// To anything but BDAT between chunks.
+    in_chunks = 503 5 . 5 . 1 "chunks are under way; go on with BDAT or say RSET";
+    /// To BDAT after a chunk was refused.
+    chunks_failed = 503 5 . 5 . 1 "an earlier chunk was refused; say RSET";
+    /// To an address that needs SMTPUTF8 in a transaction without it (RFC 6531 §3.5).
+    needs_smtputf8 = 553 5 . 6 . 7 "the address needs SMTPUTF8";
+    /// To a recipient that is not there.
+    no_such_mailbox = 550 5 . 1 . 1 "no such mailbox here";
+    /// To a recipient elsewhere, from a client that may not relay.
+    relaying_denied = 550 5 . 7 . 1 "that domain is not served here, and your address may not relay";
+    /// To one recipient too many (RFC 5321 §4.5.3.1.10).
+    too_many_recipients = 452 4 . 5 . 3 "too many recipients; send the rest in another transaction";
+    /// To a message above the limit, announced or sent.
+    too_large = 552 5 . 3 . 4 "the message is larger than this server takes";
+    /// When the disk is nearly full.
+    no_space = 452 4 . 3 . 1 "no space for mail right now; try again later";
+    /// When the disk fails.
+    cannot_store = 451 4 . 3 . 0 "the message could not be stored; try again later";
+    /// At the end of a message with a CR or LF of its own.
+    bare_line_ends = 554 5 . 6 . 0 "the message holds a CR or a LF that is no line end";
+    /// At the end of a message that went round.
+    looping = 554 5 . 4 . 6 "the message has been through too many hosts; it loops";
+    /// At the last chunk of a message whose last line has no end.
+    unended_line = 554 5 . 6 . 0 "the last line of the message has no end";
+    /// A chunk was taken.
+    chunk_ok = 250 2 . 0 . 0 "chunk taken";
+    /// At shutdown.
+    shutting_down = 421 4 . 3 . 2 "the server is stopping; try again later";
+    /// After too many errors.
+    too_many_errors = 421 4 . 7 . 0 "too many errors";
+    /// After too many commands that led to nothing.
+    too_many_commands = 421 4 . 7 . 0 "too many commands without a message";
+    /// When the client was silent or slow for too long.
+    timed_out = 421 4 . 4 . 2 "waited too long";
+    /// When a line or a message had no end.
+    endless = 421 4 . 5 . 3 "that has no end";
+    /// Beyond the connections there may be.
+    too_many_connections = 421 4 . 3 . 2 "too many connections; try again later";
+    /// Beyond the connections one client may have.
+    too_many_from_client = 421 4 . 7 . 0 "too many connections from your address";
+    /// When something broke on our side.
+    internal_error = 421 4 . 3 . 0 "an error of this server; try again later";
+}
+
+/// The first line of a session. It has no enhanced code (RFC 2034 §4).
+pub fn greeting(hostname: &str) -> Reply {
+    Reply::new(220, None, format!("{hostname} ESMTP Postrider"))
+}
+
+/// To HELO.
+pub fn helo(hostname: &str) -> Reply {
+    Reply::new(250, None, hostname.to_owned())
+}
+
+/// To EHLO, with what is offered.
+pub fn ehlo(hostname: &str, message_size: u64) -> Reply {
+    let offered = ["PIPELINING", "8BITMIME", "ENHANCEDSTATUSCODES", "SMTPUTF8", "CHUNKING", "HELP"];
+    let reply = helo(hostname).line(format!("SIZE {message_size}"));
+    offered.into_iter().fold(reply, Reply::line)
+}
+
+/// To HELO or EHLO without a name. It has no enhanced code (RFC 2034 §4).
+pub fn bad_hello() -> Reply {
+    Reply::new(501, None, "give the name of your host, or its address in brackets")
+}
+
+/// To DATA. It is a 3xx and has no enhanced code.
+pub fn start_data() -> Reply {
+    Reply::new(354, None, "send the message; end it with a dot on a line of its own")
+}
+
+/// To the end of a message that is on the disk.
+pub fn accepted(id: impl fmt::Display) -> Reply {
+    Reply::new(250, Some(Enhanced(2, 0, 0)), format!("accepted as {id}"))
+}
+
+/// To an address that can't be read; `whose` is 7 for a sender's (RFC 3463 §3.2), 3 for a recipient's.
+pub fn bad_address(whose: u16, why: impl fmt::Display) -> Reply {
+    Reply::new(501, Some(Enhanced(5, 1, whose)), why.to_string())
+}
+
+/// To a parameter that is unknown (555) or can't be read (501).
+pub fn bad_parameter(known: bool, why: impl fmt::Display) -> Reply {
+    Reply::new(if known { 501 } else { 555 }, Some(Enhanced(5, 5, 4)), why.to_string())
+}
+
+/// To a recipient whose alias leads nowhere.
+pub fn no_destination(why: impl fmt::Display) -> Reply {
+    Reply::new(550, Some(Enhanced(5, 1, 1)), why.to_string())
+}
+
+/// To VRFY and EXPN from those who may know, one address a line. `None` if there is none.
+pub fn addresses(mut addresses: impl Iterator<Item = String>) -> Option<Reply> {
+    let first = Reply::new(250, Some(Enhanced(2, 1, 5)), addresses.next()?);
+    Some(addresses.fold(first, Reply::line))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_and_enhanced_codes_agree() {
+        for reply in FIXED.iter().map(|fixed| fixed()) {
+            let class = u16::from(reply.enhanced.unwrap().0);
+            assert_eq!(class, reply.code / 100, "{reply}");
+        }
+    }
+
+    #[test]
+    fn each_fixed_text_stands_once() {
+        let mut texts: Vec<String> = FIXED.iter().map(|fixed| fixed().to_string()).collect();
+        texts.sort();
+        assert!(texts.windows(2).all(|pair| pair[0] != pair[1]));
+    }
+
+    #[test]
+    fn lines_are_short_enough_and_never_broken() {
+        let mut wire = Vec::new();
+        Reply::new(250, Some(Enhanced(2, 0, 0)), "a\r\n250 b").line("c").write_to(&mut wire);
+        assert_eq!(wire, b"250-2.0.0 a??250 b\r\n250 2.0.0 c\r\n");
+        for fixed in FIXED {
+            let mut wire = Vec::new();
+            fixed().write_to(&mut wire);
+            assert!(wire.len() <= 512, "RFC 5321 §4.5.3.1.5");
+        }
+    }
+}
