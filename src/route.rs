@@ -1,0 +1,359 @@
+//! Where mail for an address goes, and why: a pure function of the address and of this host's [`Site`].
+//!
+//! RCPT, delivery, VRFY, EXPN and the log all use [`Site::route`], so that they never disagree. The chain is: is the
+//! domain ours → alias → mailbox → the same without `+tag` → catch-all; an alias's targets go through it again, to a
+//! bounded depth. Every end is one of three: a mailbox, another host, or nowhere with a reason.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::aliases::{AliasTarget, Aliases};
+use crate::config::Config;
+use crate::limits;
+use crate::mail::address::{Address, Domain, ForwardPath, ReversePath};
+use crate::mail::outcome::Cause;
+use crate::mail::reply::Enhanced;
+use crate::users::Users;
+
+/// What this host is at one moment: its configuration, users and aliases. A reload makes a new one.
+#[derive(Debug)]
+pub struct Site {
+    /// The configuration.
+    pub config: Config,
+    /// Whose mailboxes are here.
+    pub users: Users,
+    /// What names stand for.
+    pub aliases: Aliases,
+}
+
+/// The site as it is now; a reload puts another in its place, and who holds the old one ends with it.
+#[derive(Debug)]
+pub struct CurrentSite(RwLock<Arc<Site>>);
+
+impl CurrentSite {
+    /// Begins with `site`.
+    pub fn new(site: Site) -> CurrentSite {
+        CurrentSite(RwLock::new(Arc::new(site)))
+    }
+
+    /// The site as it is now.
+    pub fn get(&self) -> Arc<Site> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts another in its place.
+    pub fn set(&self, site: Site) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(site);
+    }
+}
+
+/// Where one recipient's mail goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Route {
+    /// Each decision, in the order it was taken.
+    pub steps: Vec<Step>,
+    /// Where it ends; the same end twice is one.
+    pub ends: Vec<End>,
+}
+
+/// One decision on the way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The address has an alias, or a list, of this name.
+    Alias(Address, String),
+    /// The part after the + was put aside.
+    Subaddress(Address),
+    /// Nothing has the name; the catch-all of the domain takes it.
+    CatchAll(Address),
+    /// Reports about the list go to its owner.
+    Owner(Address),
+    /// The postmaster's mail goes to this address.
+    Postmaster(Address),
+}
+
+/// One end of a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End {
+    /// The address it came to.
+    pub address: Address,
+    /// The reverse-path from here on: the sender's, or that of a list's owner.
+    pub reverse_path: ReversePath,
+    /// What is there.
+    pub place: Place,
+}
+
+/// What stands at the end of a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The mailbox of [`End::address`].
+    Mailbox,
+    /// Another host.
+    NextHop,
+    /// Nothing: for good (5.x.x), or as long as something on this host is broken (4.x.x).
+    Nowhere(Cause),
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Step::Alias(address, name) => write!(out, "{address} is the alias {name}"),
+            Step::Subaddress(address) => write!(out, "without its tag it is {address}"),
+            Step::CatchAll(address) => write!(out, "nothing has the name {address}; the catch-all takes it"),
+            Step::Owner(address) => write!(out, "reports go to the owner, {address}"),
+            Step::Postmaster(address) => write!(out, "the postmaster is {address}"),
+        }
+    }
+}
+
+impl Site {
+    /// The address a forward-path means: `<postmaster>` is the one of the first local domain.
+    pub fn recipient(&self, path: &ForwardPath) -> Address {
+        match path {
+            ForwardPath::Postmaster => self.at(POSTMASTER, self.config.first_domain()),
+            ForwardPath::Address(address) => address.clone(),
+        }
+    }
+
+    /// Whether mail for the address ends on this host.
+    pub fn is_local(&self, address: &Address) -> bool {
+        address.domain().is_some_and(|domain| self.config.is_local(domain))
+    }
+
+    /// The whole way of mail from `reverse_path` for `recipient`.
+    pub fn route(&self, recipient: &Address, reverse_path: &ReversePath) -> Route {
+        let mut walk = Walk { site: self, route: Route::default(), seen: HashSet::new(), on_the_way: Vec::new() };
+        walk.follow(recipient, reverse_path);
+        walk.route
+    }
+
+    /// Whether mail may be put into the mailbox of `address`, which a route ended in: now, or before a change.
+    pub fn has_mailbox(&self, address: &Address) -> bool {
+        self.users.contains(address) || *address == self.postmaster_mailbox()
+    }
+
+    /// The mailbox that always exists (DESIGN §6).
+    pub fn postmaster_mailbox(&self) -> Address {
+        self.at(POSTMASTER, self.config.first_domain())
+    }
+
+    fn at(&self, name: &str, domain: &Domain) -> Address {
+        Address::new(name, domain.clone()).expect("names from tables were checked when they were read")
+    }
+}
+
+const POSTMASTER: &str = "postmaster";
+
+struct Walk<'s> {
+    site: &'s Site,
+    route: Route,
+    seen: HashSet<(Address, bool)>,
+    on_the_way: Vec<Address>,
+}
+
+impl Walk<'_> {
+    fn follow(&mut self, address: &Address, reverse_path: &ReversePath) {
+        if !self.site.is_local(address) {
+            return self.end(address.clone(), reverse_path, Place::NextHop);
+        }
+        let address = address.folded();
+        let loops = self.on_the_way.contains(&address);
+        if loops && self.site.has_mailbox(&address) {
+            // `ann: ann, bob` keeps a copy in her own mailbox.
+            return self.end(address, reverse_path, Place::Mailbox);
+        }
+        if loops {
+            return self.nowhere(address, reverse_path, Enhanced(5, 4, 6), "the alias leads back to itself");
+        }
+        if self.on_the_way.len() >= limits::ALIAS_DEPTH {
+            return self.nowhere(address, reverse_path, Enhanced(5, 4, 6), "aliases lead to aliases too many times");
+        }
+        self.look_up(&address, reverse_path);
+    }
+
+    fn look_up(&mut self, address: &Address, reverse_path: &ReversePath) {
+        let site = self.site;
+        let Some(domain) = address.domain() else { return };
+        let local_part = address.local_part();
+        if self.by_name(address, local_part, reverse_path) {
+            return;
+        }
+        if let Some((base, _tag)) = local_part.split_once('+').filter(|(base, _)| !base.is_empty()) {
+            let base_address = site.at(base, domain);
+            if site.aliases.get(base, domain).is_some() || site.has_mailbox(&base_address) || base == POSTMASTER {
+                self.route.steps.push(Step::Subaddress(base_address.clone()));
+                return self.follow(&base_address, reverse_path);
+            }
+        }
+        if let Some(targets) = site.aliases.catch_all(domain) {
+            self.route.steps.push(Step::CatchAll(address.clone()));
+            return self.expand(address, targets, reverse_path);
+        }
+        self.nowhere(address.clone(), reverse_path, Enhanced(5, 1, 1), "no such mailbox here");
+    }
+
+    /// An alias, a mailbox, or the postmaster, by exactly this name.
+    fn by_name(&mut self, address: &Address, name: &str, reverse_path: &ReversePath) -> bool {
+        let site = self.site;
+        let Some(domain) = address.domain() else { return false };
+        if let Some(targets) = site.aliases.get(name, domain) {
+            self.route.steps.push(Step::Alias(address.clone(), name.to_owned()));
+            let owner = self.owner_of(name, domain, reverse_path);
+            self.expand(address, targets, &owner);
+        } else if name == POSTMASTER && !site.users.contains(address) {
+            let target = site.config.postmaster.clone().unwrap_or_else(|| site.postmaster_mailbox());
+            self.route.steps.push(Step::Postmaster(target.clone()));
+            if target.folded() == *address {
+                self.end(address.clone(), reverse_path, Place::Mailbox);
+            } else if target == site.postmaster_mailbox() {
+                self.end(target, reverse_path, Place::Mailbox);
+            } else {
+                self.on_the_way.push(address.clone());
+                self.follow(&target, reverse_path);
+                self.on_the_way.pop();
+            }
+        } else if site.users.contains(address) {
+            self.end(address.clone(), reverse_path, Place::Mailbox);
+        } else {
+            return false;
+        }
+        true
+    }
+
+    /// The reverse-path of a list is its owner's; a null one stays null, or a report could be reported on.
+    fn owner_of(&mut self, name: &str, domain: &Domain, reverse_path: &ReversePath) -> ReversePath {
+        let owner_name = format!("owner-{name}");
+        if *reverse_path == ReversePath::Null || self.site.aliases.get(&owner_name, domain).is_none() {
+            return reverse_path.clone();
+        }
+        let owner = self.site.at(&owner_name, domain);
+        self.route.steps.push(Step::Owner(owner.clone()));
+        ReversePath::Address(owner)
+    }
+
+    fn expand(&mut self, address: &Address, targets: &[AliasTarget], reverse_path: &ReversePath) {
+        self.on_the_way.push(address.clone());
+        for target in targets {
+            self.target(address, target, reverse_path);
+            if self.route.ends.len() > self.site.config.limits.targets {
+                self.route.ends.clear();
+                self.nowhere(address.clone(), reverse_path, Enhanced(5, 4, 6), "the list has too many members");
+                break;
+            }
+        }
+        self.on_the_way.pop();
+    }
+
+    fn target(&mut self, from: &Address, target: &AliasTarget, reverse_path: &ReversePath) {
+        let site = self.site;
+        match target {
+            AliasTarget::Address(address) => self.follow(address, reverse_path),
+            AliasTarget::Name(name) => self.follow(&site.at(name, site.config.first_domain()), reverse_path),
+            AliasTarget::Mailbox(name) => {
+                let address = site.at(name, site.config.first_domain());
+                if site.has_mailbox(&address) {
+                    self.end(address, reverse_path, Place::Mailbox);
+                } else {
+                    self.nowhere(address, reverse_path, Enhanced(5, 1, 1), "no such mailbox here");
+                }
+            }
+            AliasTarget::Include(path) => match site.aliases.list(path) {
+                Ok(members) => members.iter().for_each(|member| self.target(from, member, reverse_path)),
+                Err(error) => {
+                    let text = format!("the list can't be read: {error}");
+                    self.nowhere(from.clone(), reverse_path, Enhanced(4, 2, 4), text);
+                }
+            },
+        }
+    }
+
+    fn nowhere(&mut self, address: Address, reverse_path: &ReversePath, code: Enhanced, text: impl Into<String>) {
+        self.end(address, reverse_path, Place::Nowhere(Cause::local(code, text)));
+    }
+
+    fn end(&mut self, address: Address, reverse_path: &ReversePath, place: Place) {
+        if self.seen.insert((address.clone(), place == Place::Mailbox)) {
+            self.route.ends.push(End { address, reverse_path: reverse_path.clone(), place });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn site(users: &[&str], aliases: &str) -> Site {
+        let text = "hostname = \"mail.example.org\"\nlocal_domains = [\"example.org\", \"example.net\"]";
+        Site {
+            config: Config::parse(text, Path::new("")).unwrap(),
+            users: users.iter().map(|user| user.parse().unwrap()).collect(),
+            aliases: Aliases::parse(Path::new("aliases"), aliases).unwrap(),
+        }
+    }
+
+    fn ends(site: &Site, recipient: &str) -> Vec<String> {
+        let sender = "sender@far.example".parse().map(ReversePath::Address).unwrap();
+        let route = site.route(&recipient.parse().unwrap(), &sender);
+        let show = |end: &End| match &end.place {
+            Place::Mailbox => format!("{} box", end.address),
+            Place::NextHop => format!("{} hop", end.address),
+            Place::Nowhere(cause) => format!("{} {}", end.address, cause.reply.enhanced().unwrap()),
+        };
+        route.ends.iter().map(show).collect()
+    }
+
+    #[test]
+    fn the_chain_is_walked_in_its_order() {
+        let site = site(
+            &["ann@example.org", "bob@example.org", "ann+own@example.org"],
+            "info: bob\nann: ann, carol@far.example\nsales@example.net: info\n@example.net: ann",
+        );
+        for (recipient, expected) in [
+            ("bob@example.org", &["bob@example.org box"][..]),
+            ("BOB@Example.org", &["bob@example.org box"]),
+            ("bob+tag@example.org", &["bob@example.org box"]),
+            ("ann+own@example.org", &["ann+own@example.org box"]),
+            ("ann@example.org", &["ann@example.org box", "carol@far.example hop"]),
+            ("info@example.net", &["bob@example.org box"]),
+            ("info+x@example.org", &["bob@example.org box"]),
+            ("sales@example.net", &["bob@example.org box"]),
+            ("sales@example.org", &["sales@example.org 5.1.1"]),
+            ("any@example.net", &["ann@example.org box", "carol@far.example hop"]),
+            ("nobody@example.org", &["nobody@example.org 5.1.1"]),
+            ("+tag@example.org", &["+tag@example.org 5.1.1"]),
+            ("Dora@far.example", &["Dora@far.example hop"]),
+            ("dora@[192.0.2.1]", &["dora@[192.0.2.1] hop"]),
+            ("postmaster@example.net", &["postmaster@example.org box"]),
+            ("Postmaster+x@example.org", &["postmaster@example.org box"]),
+        ] {
+            assert_eq!(ends(&site, recipient), expected, "{recipient}");
+        }
+    }
+
+    #[test]
+    fn loops_and_depth_are_cut() {
+        let mut deep = String::from("a: b\nb: a\n");
+        for at in 0..limits::ALIAS_DEPTH + 2 {
+            deep.push_str(&format!("d{at}: d{}\n", at + 1));
+        }
+        let site = site(&[], &deep);
+        assert_eq!(ends(&site, "a@example.org"), ["a@example.org 5.4.6"]);
+        assert!(ends(&site, "d0@example.org")[0].ends_with("5.4.6"));
+    }
+
+    #[test]
+    fn the_same_end_twice_is_one() {
+        let site = site(&["bob@example.org"], "all: bob, BOB@example.org, team\nteam: bob");
+        assert_eq!(ends(&site, "all@example.org"), ["bob@example.org box"]);
+    }
+
+    #[test]
+    fn reports_about_a_list_go_to_its_owner_but_null_stays_null() {
+        let site = site(&["bob@example.org"], "team: bob\nowner-team: ann@far.example");
+        let team = "team@example.org".parse().unwrap();
+        let of = |sender: ReversePath| site.route(&team, &sender).ends[0].reverse_path.to_string();
+        assert_eq!(of("x@far.example".parse().map(ReversePath::Address).unwrap()), "<owner-team@example.org>");
+        assert_eq!(of(ReversePath::Null), "<>");
+    }
+}
