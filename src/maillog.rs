@@ -24,7 +24,6 @@ use crate::config::LogTarget;
 use crate::io::clock::{self, Now};
 use crate::limits;
 use crate::mail::address::{Address, ReversePath};
-use crate::mail::outcome::Cause;
 use crate::mail::queue_id::QueueId;
 use crate::mail::reply::Reply;
 
@@ -328,22 +327,18 @@ pub fn delivered(id: QueueId, to: &Address, how: impl Display, waited: Duration)
 }
 
 /// A target has to wait.
-pub fn deferred(id: QueueId, to: &Address, cause: &Cause, next: Duration) {
+pub fn deferred(id: QueueId, to: &Address, host: Option<&str>, reply: &str, next: Duration) {
     event(Level::Info, Some(id), "deferred")
         .pair("to", to)
-        .maybe("host", cause.host.as_deref())
-        .pair("reply", cause)
+        .maybe("host", host)
+        .pair("reply", reply)
         .pair("next", Span(next))
         .write();
 }
 
 /// A target failed for good.
-pub fn failed(id: QueueId, to: &Address, cause: &Cause) {
-    event(Level::Error, Some(id), "failed")
-        .pair("to", to)
-        .maybe("host", cause.host.as_deref())
-        .pair("reply", cause)
-        .write();
+pub fn failed(id: QueueId, to: &Address, host: Option<&str>, reply: &str) {
+    event(Level::Error, Some(id), "failed").pair("to", to).maybe("host", host).pair("reply", reply).write();
 }
 
 /// A message, or a file that should be one, is in `failed/` now, with a report beside it.

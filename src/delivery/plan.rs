@@ -1,0 +1,165 @@
+//! What an attempt has to do: a pure function of the entry, its state and the site.
+//!
+//! Recipients are resolved once. The targets are written down before the first attempt of anything but a single mailbox,
+//! and later attempts use them as they stand, so that a list is never sent twice to those who have it.
+
+use crate::mail::address::Address;
+use crate::mail::envelope::Envelope;
+use crate::route::{End, Place, Site};
+use crate::spool::state::{State, Status, Target, Via};
+
+/// What is to be done with one claim.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// Rename the file, which was laid out for this mailbox at acceptance.
+    Rename(Address),
+    /// Try what is pending.
+    Targets {
+        /// All targets, tried or not.
+        state: State,
+        /// Whether they have to be on the disk first.
+        record: bool,
+    },
+}
+
+/// Plans an attempt. `state` is what its file says.
+pub fn plan(envelope: &Envelope, laid_out_for: Option<&Address>, state: Option<&State>, site: &Site) -> Plan {
+    let Some(state) = state.filter(|state| !state.targets.is_empty()) else {
+        return first(envelope, laid_out_for, state, site);
+    };
+    let unresolved = |target: &Target| target.via == Via::Alias && target.status == Status::Pending;
+    let (open, mut targets): (Vec<Target>, Vec<Target>) = state.targets.iter().cloned().partition(unresolved);
+    if open.is_empty() {
+        return Plan::Targets { state: state.clone(), record: false };
+    }
+    for target in &open {
+        let route = site.route(&target.address, &target.reverse_path);
+        route.ends.iter().for_each(|end| add(&mut targets, end, &target.recipient));
+    }
+    Plan::Targets { state: State { targets, ..state.clone() }, record: true }
+}
+
+fn first(envelope: &Envelope, laid_out_for: Option<&Address>, state: Option<&State>, site: &Site) -> Plan {
+    let mut targets = Vec::new();
+    for recipient in &envelope.recipients {
+        let route = site.route(&recipient.address, &envelope.reverse_path);
+        route.ends.iter().for_each(|end| add(&mut targets, end, &recipient.address));
+    }
+    let one_mailbox = match targets.as_slice() {
+        [only] if envelope.recipients.len() == 1 && only.via == Via::Mailbox && only.status == Status::Pending => {
+            Some(only)
+        }
+        _ => None,
+    };
+    if let Some(only) = one_mailbox
+        && laid_out_for == Some(&only.address)
+        && only.reverse_path == envelope.reverse_path
+    {
+        return Plan::Rename(only.address.clone());
+    }
+    let record = one_mailbox.is_none();
+    Plan::Targets { state: State { targets, ..state.cloned().unwrap_or_default() }, record }
+}
+
+/// Adds the target of one end of a route, unless it is there already.
+fn add(targets: &mut Vec<Target>, end: &End, recipient: &Address) {
+    let via = match &end.place {
+        Place::Mailbox => Via::Mailbox,
+        Place::NextHop => Via::NextHop,
+        Place::Nowhere(_) => Via::Alias,
+    };
+    let mut target = Target::new(end.address.clone(), via, recipient.clone(), end.reverse_path.clone());
+    if let Place::Nowhere(cause) = &end.place {
+        target.reply = Some(cause.to_string());
+        if cause.reply.code() >= 500 {
+            target.status = Status::Failed;
+        }
+    }
+    if !targets.iter().any(|known| same_place(known, &target)) {
+        targets.push(target);
+    }
+}
+
+fn same_place(one: &Target, other: &Target) -> bool {
+    one.address == other.address && one.via == other.via
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::aliases::Aliases;
+    use crate::config::Config;
+    use crate::mail::address::ReversePath;
+    use crate::mail::envelope::Recipient;
+    use std::path::Path;
+
+    fn site(aliases: &str) -> Site {
+        Site {
+            config: Config::parse("hostname = \"example.org\"", Path::new("")).unwrap(),
+            users: ["ann@example.org", "bob@example.org"].iter().map(|user| user.parse().unwrap()).collect(),
+            aliases: Aliases::parse(Path::new("/aliases"), aliases).unwrap(),
+        }
+    }
+
+    fn envelope(recipients: &[&str]) -> Envelope {
+        let recipient = |text: &&str| Recipient { address: text.parse().unwrap(), parameters: Default::default() };
+        Envelope {
+            reverse_path: ReversePath::Address("sender@far.example".parse().unwrap()),
+            parameters: Default::default(),
+            recipients: recipients.iter().map(recipient).collect(),
+        }
+    }
+
+    fn targets(plan: Plan) -> (Vec<String>, bool) {
+        match plan {
+            Plan::Rename(address) => (vec![format!("rename {address}")], false),
+            Plan::Targets { state, record } => (
+                state
+                    .targets
+                    .iter()
+                    .map(|target| format!("{} {:?} {:?}", target.address, target.via, target.status))
+                    .collect(),
+                record,
+            ),
+        }
+    }
+
+    #[test]
+    fn one_mailbox_is_a_rename_while_its_route_stands() {
+        let ann: Address = "ann@example.org".parse().unwrap();
+        let one = envelope(&["ann+x@example.org"]);
+        assert_eq!(plan(&one, Some(&ann), None, &site("")), Plan::Rename(ann.clone()));
+        assert_eq!(targets(plan(&one, None, None, &site(""))), (vec!["ann@example.org Mailbox Pending".into()], false));
+        let changed = site("ann: bob");
+        assert_eq!(targets(plan(&one, Some(&ann), None, &changed)).0, ["bob@example.org Mailbox Pending"]);
+        let owned = site("ann: \\ann\nowner-ann: bob");
+        assert_eq!(targets(plan(&one, Some(&ann), None, &owned)).0, ["ann@example.org Mailbox Pending"]);
+    }
+
+    #[test]
+    fn several_targets_are_written_down_first_and_each_place_stands_once() {
+        let plan = plan(
+            &envelope(&["ann@example.org", "all@example.org", "gone@example.org"]),
+            None,
+            None,
+            &site("all: ann, x@far.example"),
+        );
+        let expected =
+            ["ann@example.org Mailbox Pending", "x@far.example NextHop Pending", "gone@example.org Alias Failed"];
+        assert_eq!(targets(plan), (expected.map(String::from).to_vec(), true));
+    }
+
+    #[test]
+    fn recorded_targets_are_used_as_they_stand_but_for_what_could_not_be_resolved() {
+        let broken = site("team: :include:/nowhere/list, bob");
+        let Plan::Targets { mut state, .. } = plan(&envelope(&["team@example.org"]), None, None, &broken) else {
+            panic!()
+        };
+        assert_eq!(state.targets[0].status, Status::Pending);
+        state.targets[1].status = Status::Delivered;
+        let mended = site("team: ann, bob");
+        let (found, record) = targets(plan(&envelope(&["team@example.org"]), None, Some(&state), &mended));
+        assert_eq!(found, ["bob@example.org Mailbox Delivered", "ann@example.org Mailbox Pending"]);
+        assert!(record);
+    }
+}

@@ -1,0 +1,101 @@
+//! `failed/`: what could not be read, or failed and had nowhere to be returned to, each with a report in plain words.
+//!
+//! Nothing is removed and nothing replaced: a name that is taken gets a number. The report is on the disk before the
+//! message moves, so that no message is ever there without one.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::state::{State, Status};
+use super::{Spool, eml, state_file};
+use crate::io::clock::{self, Now};
+use crate::io::durable;
+use crate::mail::queue_id::QueueId;
+use crate::maillog;
+
+impl Spool {
+    /// Puts a file of `queue/` that is no entry into `failed/`. An error leaves it where it is.
+    pub(super) fn set_aside(&self, id: Option<QueueId>, from: &Path, what: &str, mend: &str) -> io::Result<()> {
+        let name = from.file_name().unwrap_or(OsStr::new("unnamed"));
+        let to = self.free_name(name)?;
+        let shown = to.file_name().unwrap_or(name).display();
+        let time = clock::rfc3339(Now::read().wall);
+        let report = format!("{shown} was set aside on {time}.\n\nWhat is wrong: {what}.\nWhat to do: {mend}.\n");
+        durable::write_new(&report_of(&to), report.as_bytes())?;
+        durable::rename_new(from, &to).map_err(|error| durable::located("move here", &to, error))?;
+        durable::sync_dir(&self.folders.failed)?;
+        maillog::set_aside(id, &to, what);
+        Ok(())
+    }
+
+    /// Puts an entry whose state can't be read into `failed/`, state and all: who has it already is not to be guessed.
+    pub(super) fn set_aside_with_state(&self, id: QueueId, what: &str) -> io::Result<()> {
+        let mend = format!(
+            "mend {} here, then move first it and then {} back to queue/; without the .state file it would go to \
+             everybody again",
+            state_file(id),
+            eml(id)
+        );
+        let state = self.folders.state(id);
+        fs::rename(&state, self.folders.failed.join(state_file(id)))
+            .map_err(|error| durable::located("set aside", &state, error))?;
+        self.set_aside(Some(id), &self.folders.eml(id), &format!("{} is wrong: {what}", state_file(id)), &mend)
+    }
+
+    /// Puts an entry some of whose targets failed into `failed/`.
+    pub(super) fn fail(&self, id: QueueId, state: &State) -> io::Result<()> {
+        let to = self.free_name(OsStr::new(&eml(id)))?;
+        let draft = self.folders.tmp.join(state_file(id));
+        durable::replace(&self.folders.failed.join(state_file(id)), &draft, state.to_string().as_bytes())?;
+        durable::write_new(&report_of(&to), failure_report(id, state).as_bytes())?;
+        let from = self.folders.eml(id);
+        durable::rename_new(&from, &to).map_err(|error| durable::located("move here", &to, error))?;
+        durable::sync_dir(&self.folders.failed)?;
+        maillog::set_aside(Some(id), &to, "not everybody has it, and the sender can't be told yet");
+        Ok(())
+    }
+
+    /// A path in `failed/` that neither a file nor a report has.
+    fn free_name(&self, name: &OsStr) -> io::Result<PathBuf> {
+        let tried = (0..10_000).map(|number| {
+            let mut tried = name.to_owned();
+            if number > 0 {
+                tried.push(format!(".{number}"));
+            }
+            self.folders.failed.join(tried)
+        });
+        let mut free =
+            tried.filter(|path| path.symlink_metadata().is_err() && report_of(path).symlink_metadata().is_err());
+        free.next().ok_or_else(|| {
+            durable::located("find a free name in", &self.folders.failed, io::ErrorKind::AlreadyExists.into())
+        })
+    }
+}
+
+fn report_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".report");
+    name.into()
+}
+
+fn failure_report(id: QueueId, state: &State) -> String {
+    let mut text = format!("{} did not reach everybody, and reports to senders are not built yet.\n\n", eml(id));
+    for target in &state.targets {
+        let what = match target.status {
+            Status::Delivered => "has it",
+            Status::Failed => "does not have it",
+            Status::Pending => "was not tried to the end",
+        };
+        let reply = target.reply.as_deref().map(|reply| format!(": {reply}")).unwrap_or_default();
+        text.push_str(&format!("{} {what}{reply}\n", target.address));
+    }
+    let state = state_file(id);
+    text.push_str(&format!(
+        "\nWhat to do: mend the cause; in {state}, put \"Status: pending\" where it is to be tried again; then move first \
+         {state} and then {} to queue/. Or tell the sender, and remove the files.\n",
+        eml(id)
+    ));
+    text
+}

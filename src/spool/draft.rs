@@ -1,0 +1,125 @@
+//! A draft: a file in `tmp/` that is being received. It is nobody's promise yet; dropped, it is unlinked.
+//!
+//! Small messages stay in memory until they are finished and are written with one call. The number in `SIZE=` is filled
+//! in before the file can get its final name, so that a file that lost its end in a crash can be told from a whole one.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use super::{Spool, writer};
+use crate::io::durable;
+use crate::limits;
+use crate::mail::address::Address;
+use crate::mail::envelope::Envelope;
+use crate::mail::queue_id::QueueId;
+use crate::maillog::Origin;
+
+/// A message being received.
+#[derive(Debug)]
+pub struct Draft {
+    pub(super) id: QueueId,
+    pub(super) envelope: Envelope,
+    pub(super) file: File,
+    pub(super) path: PathBuf,
+    /// Octets after the envelope.
+    pub(super) size: u64,
+    size_at: u64,
+    buffer: Vec<u8>,
+    flushed: u64,
+    pub(super) renamed: bool,
+}
+
+impl Spool {
+    /// Begins a message. Where its one recipient is a mailbox of this host, `mailbox` lays it out for a delivery by one
+    /// rename: the fields of a delivered message stand above its envelope.
+    pub fn begin(&self, envelope: Envelope, mailbox: Option<&Address>) -> io::Result<Draft> {
+        let id = self.new_id()?;
+        let path = self.folders.tmp.join(id.to_string());
+        let file = durable::create_new(&path)?;
+        let above = match mailbox {
+            Some(mailbox) => format!("Return-Path: {}\r\nDelivered-To: {mailbox}\r\n", envelope.reverse_path),
+            None => String::new(),
+        };
+        let size_at = (above.len() + envelope.size_offset()) as u64;
+        let buffer = [above.as_bytes(), envelope.print(0).as_bytes()].concat();
+        Ok(Draft { id, envelope, file, path, size: 0, size_at, buffer, flushed: 0, renamed: false })
+    }
+
+    /// Makes the message ours: when this returns its id, it is on the disk. The only way mail gets into the queue.
+    pub fn commit(&self, draft: Draft, origin: Origin) -> io::Result<QueueId> {
+        let id = self.commit_unscheduled(draft, origin)?;
+        self.schedule_new(id);
+        Ok(id)
+    }
+
+    /// As [`Spool::commit`], but nothing is delivered before [`Spool::schedule_new`].
+    pub fn commit_unscheduled(&self, mut draft: Draft, origin: Origin) -> io::Result<QueueId> {
+        draft.finish()?;
+        let (answer, answered) = crossbeam_channel::bounded(1);
+        let commit = writer::Commit { draft, origin, answer };
+        self.work.send(writer::Work::Commit(Box::new(commit))).map_err(|_| io::Error::other("the writer has ended"))?;
+        answered.recv().map_err(|_| io::Error::other("the writer has ended"))?
+    }
+}
+
+impl Draft {
+    /// The name the message will have.
+    pub fn id(&self) -> QueueId {
+        self.id
+    }
+
+    /// From whom and to whom.
+    pub fn envelope(&self) -> &Envelope {
+        &self.envelope
+    }
+
+    /// Octets written after the envelope.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn flush_buffer(&mut self) -> io::Result<()> {
+        self.file.write_all(&self.buffer).map_err(|error| durable::located("write", &self.path, error))?;
+        self.flushed += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        let digits = format!("{:010}", self.size);
+        if self.flushed == 0 {
+            let at = self.size_at as usize;
+            self.buffer[at..at + digits.len()].copy_from_slice(digits.as_bytes());
+            return self.flush_buffer();
+        }
+        self.flush_buffer()?;
+        let filled_in = self.file.write_all_at(digits.as_bytes(), self.size_at);
+        filled_in.map_err(|error| durable::located("write", &self.path, error))
+    }
+}
+
+impl Write for Draft {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        self.buffer.extend_from_slice(octets);
+        self.size += octets.len() as u64;
+        if self.buffer.len() >= limits::MESSAGE_BUFFER {
+            self.flush_buffer()?;
+        }
+        Ok(octets.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if !self.renamed {
+            // What is left here is removed at the next start.
+            let _ = durable::remove(&self.path);
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! An accepted message as it is found on the disk: a regular file whose first fields are its envelope.
+//!
+//! Opening it is where its format is checked. What has a wrong format and what can't be read now are told apart: the
+//! first goes to `failed/`, the second is tried again.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use crate::io::durable;
+use crate::limits;
+use crate::mail::address::Address;
+use crate::mail::envelope::{Envelope, EnvelopeError, Found};
+
+/// A message with its envelope read.
+#[derive(Debug)]
+pub struct Entry {
+    file: File,
+    /// From whom and to whom.
+    pub envelope: Envelope,
+    /// The mailbox it was laid out for at acceptance.
+    pub laid_out_for: Option<Address>,
+    /// Where the message begins, after the envelope.
+    body_at: u64,
+    /// Octets of the whole file.
+    pub size: u64,
+    /// Names the file has; with more than one it is never renamed, because another name would change with it.
+    pub links: u64,
+}
+
+/// Why a file is no entry.
+#[derive(Debug)]
+pub enum Unfit {
+    /// It is not there.
+    Gone,
+    /// It can't be read now.
+    Unreadable(io::Error),
+    /// It is no message of ours: what is wrong, and what to do.
+    WrongFormat(String),
+}
+
+impl Entry {
+    /// Opens the file of an entry.
+    pub fn open(path: &Path) -> Result<Entry, Unfit> {
+        if path.is_symlink() {
+            return Err(wrong("it is a symbolic link, not a file"));
+        }
+        let file = durable::open_untrusted(path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Unfit::Gone,
+            _ => Unfit::Unreadable(error),
+        })?;
+        let metadata = file.metadata().map_err(Unfit::Unreadable)?;
+        if !metadata.is_file() {
+            return Err(wrong("it is not a regular file"));
+        }
+        let Found { envelope, laid_out_for, octets } = read_envelope(&file)?;
+        let (size, body_at) = (metadata.len(), octets as u64);
+        // Without SIZE the envelope was written by a person, who vouches for the rest.
+        if envelope.parameters.size.is_some_and(|declared| declared != size - body_at) {
+            return Err(Unfit::WrongFormat(format!(
+                "SIZE in X-Sender is {}, but {} octets follow the envelope: either it was never wholly received and never \
+                 acknowledged, or it was edited",
+                envelope.parameters.size.unwrap_or_default(),
+                size - body_at
+            )));
+        }
+        Ok(Entry { file, envelope, laid_out_for, body_at, size, links: metadata.nlink() })
+    }
+
+    /// Octets after the envelope.
+    pub fn body_size(&self) -> u64 {
+        self.size - self.body_at
+    }
+
+    /// Copies the message without its envelope. Returns its octets.
+    pub fn copy_body(&mut self, to: &mut File) -> io::Result<u64> {
+        self.file.seek(SeekFrom::Start(self.body_at))?;
+        let copied = io::copy(&mut self.file, to)?;
+        if copied == self.body_size() { Ok(copied) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    }
+}
+
+fn read_envelope(file: &File) -> Result<Found, Unfit> {
+    let mut head = Vec::new();
+    let mut step = limits::COMMAND_LINE as u64;
+    loop {
+        let read = file.take(step).read_to_end(&mut head).map_err(Unfit::Unreadable)? as u64;
+        let at_end = read < step;
+        match Envelope::read(&head) {
+            // Another envelope field may follow the last one that was read.
+            Ok(Some(found)) if at_end || found.octets + "X-Receiver:".len() < head.len() => return Ok(found),
+            Ok(None) => return Err(wrong("it does not begin with X-Sender")),
+            Err(error) if at_end => return Err(wrong_envelope(&error)),
+            _ if head.len() > limits::ENVELOPE => return Err(wrong("its envelope is too long")),
+            _ => step = head.len() as u64,
+        }
+    }
+}
+
+fn wrong_envelope(error: &EnvelopeError) -> Unfit {
+    Unfit::WrongFormat(error.to_string())
+}
+
+fn wrong(what: &str) -> Unfit {
+    Unfit::WrongFormat(what.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn open(content: &str) -> Result<Entry, Unfit> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("entry");
+        fs::write(&path, content).unwrap();
+        Entry::open(&path)
+    }
+
+    #[test]
+    fn a_whole_entry_is_opened_and_its_body_copied() {
+        let mut entry = open("X-Sender: <a@b.org> SIZE=0000000006\r\nX-Receiver: <c@d.org>\r\nbody\r\n").unwrap();
+        let mut copy = tempfile::tempfile().unwrap();
+        assert_eq!(entry.copy_body(&mut copy).unwrap(), 6);
+        assert_eq!((entry.body_size(), entry.links), (6, 1));
+    }
+
+    #[test]
+    fn what_is_torn_or_foreign_has_a_wrong_format() {
+        for content in [
+            "",
+            "From: a@b.org\r\n\r\n",
+            "X-Sender: <a@b.org> SIZE=0000000007\r\nX-Receiver: <c@d.org>\r\nbody\r\n",
+            "X-Sender: <a@b.org> SIZE=0000000006\r\nX-Recei",
+            "X-Sender: <a@b.org> SIZE=0000000006\r\n\r\nbody\r\n",
+        ] {
+            assert!(matches!(open(content), Err(Unfit::WrongFormat(_))), "{content}");
+        }
+        let link = tempfile::tempdir().unwrap().keep().join("link");
+        std::os::unix::fs::symlink("/etc/passwd", &link).unwrap();
+        assert!(matches!(Entry::open(&link), Err(Unfit::WrongFormat(_))));
+        assert!(matches!(Entry::open(Path::new("/nowhere")), Err(Unfit::Gone)));
+        assert!(matches!(Entry::open(Path::new("/dev")), Err(Unfit::WrongFormat(_))));
+    }
+
+    #[test]
+    fn long_envelopes_are_read_to_their_end() {
+        for recipients in [1, 100, 1000, 5000] {
+            let receivers: String =
+                (0..recipients).map(|at| format!("X-Receiver: <user{at}@example.org>\r\n")).collect();
+            let entry = open(&format!("X-Sender: <a@b.org>\r\n{receivers}body")).unwrap();
+            assert_eq!((entry.envelope.recipients.len(), entry.body_size()), (recipients, 4));
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Which entry comes when: all that is known of the queue in memory, a few hundred octets an entry.
+//!
+//! Pure: the time comes from outside, by the clock that does not jump. An entry is in exactly one phase: being
+//! committed, waiting until it is due, or claimed by one delivery thread. What is not known here is not ours to touch,
+//! and every change of a file by hand shows by differing from it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use super::state::State;
+use crate::mail::queue_id::QueueId;
+
+/// The entries of the queue and when each is due.
+#[derive(Debug, Default)]
+pub struct Schedule {
+    slots: HashMap<QueueId, Slot>,
+    due: BTreeSet<(Duration, QueueId)>,
+}
+
+/// What is known of one entry.
+#[derive(Debug, Default)]
+pub struct Slot {
+    phase: Phase,
+    /// How long it had waited at `since`.
+    waited: Duration,
+    since: Duration,
+    /// Whether it was there when the server started: a copy of it may be in a mailbox already.
+    pub found_at_start: bool,
+    /// An outcome that is not on the disk yet; until it is, nothing is tried.
+    pub unwritten: Option<Box<State>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Committing,
+    Waiting(Duration),
+    Claimed {
+        touched: bool,
+    },
+}
+
+impl Slot {
+    /// How long this host has seen the entry wait.
+    pub fn waited(&self, now: Duration) -> Duration {
+        self.waited + now.saturating_sub(self.since)
+    }
+}
+
+impl Schedule {
+    /// Makes the entry known before its file gets its name, so that nobody takes that for a change by hand.
+    pub fn announce(&mut self, id: QueueId) {
+        self.slots.insert(id, Slot::default());
+    }
+
+    /// Lets the entry be claimed from `due` on. `waited` is how long it has waited until `now`.
+    pub fn wait(&mut self, id: QueueId, due: Duration, waited: Duration, now: Duration) {
+        let slot = self.slots.entry(id).or_default();
+        if let Phase::Waiting(before) = slot.phase {
+            self.due.remove(&(before, id));
+        }
+        slot.phase = Phase::Waiting(due);
+        (slot.waited, slot.since) = (waited, now);
+        self.due.insert((due, id));
+    }
+
+    /// What is known of an entry.
+    pub fn slot_mut(&mut self, id: QueueId) -> Option<&mut Slot> {
+        self.slots.get_mut(&id)
+    }
+
+    /// Whether the entry is known.
+    pub fn knows(&self, id: QueueId) -> bool {
+        self.slots.contains_key(&id)
+    }
+
+    /// Whether the entry waits, so that a change of its files can only be by hand.
+    pub fn is_waiting(&self, id: QueueId) -> bool {
+        self.slots.get(&id).is_some_and(|slot| matches!(slot.phase, Phase::Waiting(_)))
+    }
+
+    /// Claims the entry that has been due for longest, if one is due.
+    pub fn claim(&mut self, now: Duration) -> Option<QueueId> {
+        let &(due, id) = self.due.first()?;
+        if due > now {
+            return None;
+        }
+        self.due.pop_first();
+        self.slots.get_mut(&id)?.phase = Phase::Claimed { touched: false };
+        Some(id)
+    }
+
+    /// Makes the entry due now, or as soon as the attempt under way is over. Says whether the entry is known.
+    pub fn touch(&mut self, id: QueueId, now: Duration) -> bool {
+        let Some(slot) = self.slots.get_mut(&id) else { return false };
+        match &mut slot.phase {
+            Phase::Committing => {}
+            Phase::Claimed { touched } => *touched = true,
+            Phase::Waiting(due) => {
+                self.due.remove(&(*due, id));
+                *due = now.min(*due);
+                self.due.insert((*due, id));
+            }
+        }
+        true
+    }
+
+    /// Moves an entry that waits to another time. Says whether that is another time by more than a second: the times in a
+    /// state file are whole seconds.
+    pub fn reschedule(&mut self, id: QueueId, due: Duration, waited: Duration, now: Duration) -> bool {
+        let Some(Slot { phase: Phase::Waiting(before), .. }) = self.slots.get(&id) else { return false };
+        let before = *before;
+        if before.abs_diff(due) <= Duration::from_secs(1) || before.max(due) <= now {
+            return false;
+        }
+        self.wait(id, due, waited, now);
+        true
+    }
+
+    /// Ends a claim: the entry waits until `due`, or is due now if it was touched meanwhile.
+    pub fn give_back(&mut self, id: QueueId, due: Duration, now: Duration) {
+        let Some(slot) = self.slots.get(&id) else { return };
+        let due = if slot.phase == (Phase::Claimed { touched: true }) { now } else { due };
+        let waited = slot.waited(now);
+        self.wait(id, due, waited, now);
+    }
+
+    /// Forgets the entry. Says whether it was known.
+    pub fn forget(&mut self, id: QueueId) -> bool {
+        let Some(slot) = self.slots.remove(&id) else { return false };
+        if let Phase::Waiting(due) = slot.phase {
+            self.due.remove(&(due, id));
+        }
+        true
+    }
+
+    /// When the next entry is due.
+    pub fn next_due(&self) -> Option<Duration> {
+        self.due.first().map(|(due, _)| *due)
+    }
+
+    /// How many entries are known.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The entries that wait.
+    pub fn waiting(&self) -> impl Iterator<Item = QueueId> {
+        self.due.iter().map(|(_, id)| *id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(number: u64) -> QueueId {
+        QueueId::after(None, Duration::from_secs(number), 0)
+    }
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn what_is_being_committed_is_known_and_not_due() {
+        let mut schedule = Schedule::default();
+        schedule.announce(id(1));
+        assert!(schedule.knows(id(1)) && !schedule.is_waiting(id(1)));
+        schedule.touch(id(1), at(9));
+        assert_eq!(schedule.claim(at(9)), None);
+    }
+
+    #[test]
+    fn entries_are_claimed_once_each_in_the_order_they_are_due() {
+        let mut schedule = Schedule::default();
+        schedule.wait(id(1), at(5), at(0), at(0));
+        schedule.wait(id(2), at(3), at(0), at(0));
+        schedule.wait(id(3), at(9), at(0), at(0));
+        assert_eq!(schedule.claim(at(2)), None);
+        assert_eq!(
+            (schedule.claim(at(6)), schedule.claim(at(6)), schedule.claim(at(6))),
+            (Some(id(2)), Some(id(1)), None)
+        );
+        assert_eq!(schedule.next_due(), Some(at(9)));
+    }
+
+    #[test]
+    fn a_touch_during_an_attempt_counts_after_it() {
+        let mut schedule = Schedule::default();
+        schedule.wait(id(1), at(0), at(0), at(0));
+        schedule.claim(at(0));
+        schedule.touch(id(1), at(1));
+        assert_eq!(schedule.claim(at(1)), None, "one thread an entry");
+        schedule.give_back(id(1), at(900), at(2));
+        assert_eq!(schedule.claim(at(2)), Some(id(1)));
+        schedule.give_back(id(1), at(900), at(3));
+        assert_eq!(schedule.claim(at(899)), None);
+    }
+
+    #[test]
+    fn a_touch_never_delays() {
+        let mut schedule = Schedule::default();
+        schedule.wait(id(1), at(5), at(0), at(0));
+        schedule.touch(id(1), at(7));
+        assert_eq!(schedule.next_due(), Some(at(5)));
+    }
+
+    #[test]
+    fn waiting_is_summed_up_over_attempts() {
+        let mut schedule = Schedule::default();
+        schedule.wait(id(1), at(10), at(100), at(10));
+        schedule.claim(at(20));
+        schedule.give_back(id(1), at(30), at(25));
+        assert_eq!(schedule.slot_mut(id(1)).unwrap().waited(at(40)), at(130));
+    }
+
+    #[test]
+    fn what_is_forgotten_is_due_no_more() {
+        let mut schedule = Schedule::default();
+        schedule.wait(id(1), at(0), at(0), at(0));
+        assert!(schedule.forget(id(1)) && !schedule.forget(id(1)));
+        assert_eq!((schedule.claim(at(1)), schedule.len()), (None, 0));
+    }
+}

@@ -1,0 +1,342 @@
+//! `ID.state`: what became of a message so far, as lines a person can read and edit.
+//!
+//! ```text
+//! Attempts: 2
+//! Waited: 900
+//! Next-Attempt: 2026-11-23T15:36:51+00:00
+//! Retry-In: 600
+//!
+//! Target: bob@example.org
+//! Via: mailbox
+//! Recipient: all@example.org
+//! Reverse-Path: <ann@example.org>
+//! Status: pending
+//! Reply: 451 4.2.4 the list can't be read
+//! When: 2026-11-23T15:26:51+00:00
+//! Reported: no
+//! ```
+//!
+//! Spans are seconds. Pure: parsing what was printed gives the same state. What can't be read is a [`StateError`] that
+//! names its line.
+
+use std::fmt::{self, Write};
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::io::clock;
+use crate::mail::address::{Address, ReversePath};
+
+/// All that is known of a message besides its file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// How many attempts there were.
+    pub attempts: u32,
+    /// How long this host has seen it wait.
+    pub waited: Duration,
+    /// When the next attempt comes, by the wall clock; nothing means now.
+    pub next_attempt: Option<Duration>,
+    /// How long after a start the next attempt comes at the latest, wherever the wall clock stands then.
+    pub retry_in: Duration,
+    /// Where it goes; once written, later attempts use them as they stand.
+    pub targets: Vec<Target>,
+}
+
+/// One place the message goes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The address there.
+    pub address: Address,
+    /// A mailbox here, or another host.
+    pub via: Via,
+    /// The recipient of the envelope that it came from.
+    pub recipient: Address,
+    /// The reverse-path to use there.
+    pub reverse_path: ReversePath,
+    /// What became of it.
+    pub status: Status,
+    /// The last reply, in one line.
+    pub reply: Option<String>,
+    /// Who gave it; `None` for this host.
+    pub host: Option<String>,
+    /// When, by the wall clock.
+    pub when: Option<Duration>,
+    /// Whether the sender was told.
+    pub reported: bool,
+}
+
+/// How a target is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// Its mailbox is on this host.
+    Mailbox,
+    /// Its mail goes to another host.
+    NextHop,
+    /// It could not be resolved when it was its turn, and is resolved at the next attempt.
+    Alias,
+}
+
+/// What became of a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// It is still to be tried.
+    Pending,
+    /// It has the message.
+    Delivered,
+    /// It never will.
+    Failed,
+}
+
+/// What is wrong with a state file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateError {
+    /// The line, from 1.
+    pub line: usize,
+    /// What is wrong there, and what would be right.
+    pub what: &'static str,
+}
+
+impl fmt::Display for StateError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "line {}: {}", self.line, self.what)
+    }
+}
+
+impl Via {
+    const NAMES: [(&'static str, Via); 3] =
+        [("mailbox", Via::Mailbox), ("next-hop", Via::NextHop), ("alias", Via::Alias)];
+}
+
+impl Status {
+    const NAMES: [(&'static str, Status); 3] =
+        [("pending", Status::Pending), ("delivered", Status::Delivered), ("failed", Status::Failed)];
+}
+
+fn name_of<T: PartialEq + Copy>(names: &[(&'static str, T)], value: T) -> &'static str {
+    names.iter().find(|(_, named)| *named == value).map_or("", |(name, _)| name)
+}
+
+fn by_name<T: Copy>(names: &[(&'static str, T)], text: &str) -> Option<T> {
+    names.iter().find(|(name, _)| name.eq_ignore_ascii_case(text)).map(|(_, value)| *value)
+}
+
+impl State {
+    /// A state before the first attempt.
+    pub fn of(targets: Vec<Target>) -> State {
+        State { targets, ..State::default() }
+    }
+
+    /// Whether some target is still to be tried.
+    pub fn is_pending(&self) -> bool {
+        self.targets.iter().any(|target| target.status == Status::Pending)
+    }
+
+    /// The targets that failed and of which nobody was told.
+    pub fn unreported(&self) -> impl Iterator<Item = &Target> {
+        self.targets.iter().filter(|target| target.status == Status::Failed && !target.reported)
+    }
+
+    /// Takes over what a person has changed in `edited` while an attempt was under way: what the attempt found stands
+    /// where the person left the target pending.
+    pub fn merged_into(&self, mut edited: State) -> State {
+        for theirs in edited.targets.iter_mut().filter(|theirs| theirs.status == Status::Pending) {
+            let same = |ours: &&Target| ours.address == theirs.address && ours.via == theirs.via;
+            if let Some(ours) = self.targets.iter().find(same) {
+                *theirs = ours.clone();
+            }
+        }
+        State { targets: edited.targets, ..self.clone() }
+    }
+}
+
+impl Target {
+    /// A target that has not been tried.
+    pub fn new(address: Address, via: Via, recipient: Address, reverse_path: ReversePath) -> Target {
+        Target {
+            address,
+            via,
+            recipient,
+            reverse_path,
+            status: Status::Pending,
+            reply: None,
+            host: None,
+            when: None,
+            reported: false,
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(out, "Attempts: {}", self.attempts)?;
+        writeln!(out, "Waited: {}", self.waited.as_secs())?;
+        if let Some(next) = self.next_attempt {
+            writeln!(out, "Next-Attempt: {}", clock::rfc3339(next))?;
+        }
+        writeln!(out, "Retry-In: {}", self.retry_in.as_secs())?;
+        self.targets.iter().try_for_each(|target| write!(out, "\n{target}"))
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(out, "Target: {}", self.address)?;
+        writeln!(out, "Via: {}", name_of(&Via::NAMES, self.via))?;
+        writeln!(out, "Recipient: {}", self.recipient)?;
+        writeln!(out, "Reverse-Path: {}", self.reverse_path)?;
+        writeln!(out, "Status: {}", name_of(&Status::NAMES, self.status))?;
+        if let Some(reply) = &self.reply {
+            writeln!(out, "Reply: {}", OneLine(reply))?;
+        }
+        if let Some(host) = &self.host {
+            writeln!(out, "Host: {}", OneLine(host))?;
+        }
+        if let Some(when) = self.when {
+            writeln!(out, "When: {}", clock::rfc3339(when))?;
+        }
+        writeln!(out, "Reported: {}", if self.reported { "yes" } else { "no" })
+    }
+}
+
+/// Foreign words, kept from beginning a line of their own.
+struct OneLine<'a>(&'a str);
+
+impl fmt::Display for OneLine<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.trim().chars().try_for_each(|letter| out.write_char(if letter.is_control() { '?' } else { letter }))
+    }
+}
+
+impl FromStr for State {
+    type Err = StateError;
+
+    fn from_str(text: &str) -> Result<State, StateError> {
+        let mut state = State::default();
+        for (at, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+            let error = |what| StateError { line: at + 1, what };
+            let (name, value) = line.split_once(':').ok_or(error("write it like Name: value"))?;
+            let (name, value) = (name.trim().to_ascii_lowercase(), value.trim());
+            if name == "target" {
+                let address: Address = value.parse().map_err(|_| error("a target is an address"))?;
+                state.targets.push(Target::new(address.clone(), Via::Mailbox, address, ReversePath::Null));
+                continue;
+            }
+            match state.targets.last_mut() {
+                None => set_of_state(&mut state, &name, value),
+                Some(target) => set_of_target(target, &name, value),
+            }
+            .map_err(error)?;
+        }
+        Ok(state)
+    }
+}
+
+fn set_of_state(state: &mut State, name: &str, value: &str) -> Result<(), &'static str> {
+    let seconds = || value.parse().map(Duration::from_secs).map_err(|_| "this is a number of seconds");
+    match name {
+        "attempts" => state.attempts = value.parse().map_err(|_| "this is a number")?,
+        "waited" => state.waited = seconds()?,
+        "retry-in" => state.retry_in = seconds()?,
+        "next-attempt" => {
+            let time = clock::parse_rfc3339(value).ok_or("write the time like 2026-11-23T15:36:51+00:00")?;
+            state.next_attempt = Some(time);
+        }
+        _ => return Err("only Attempts, Waited, Next-Attempt and Retry-In stand before the first Target"),
+    }
+    Ok(())
+}
+
+fn set_of_target(target: &mut Target, name: &str, value: &str) -> Result<(), &'static str> {
+    match name {
+        "via" => target.via = by_name(&Via::NAMES, value).ok_or("Via is mailbox, next-hop or alias")?,
+        "recipient" => target.recipient = value.parse().map_err(|_| "a recipient is an address")?,
+        "reverse-path" => target.reverse_path = value.parse().map_err(|_| "write it like <ann@example.org> or <>")?,
+        "status" => {
+            target.status = by_name(&Status::NAMES, value).ok_or("Status is pending, delivered or failed")?;
+        }
+        "reply" => target.reply = Some(value.to_owned()),
+        "host" => target.host = Some(value.to_owned()),
+        "when" => target.when = Some(clock::parse_rfc3339(value).ok_or("write the time like 2026-11-23T15:36:51Z")?),
+        "reported" => target.reported = by_name(&[("yes", true), ("no", false)], value).ok_or("it is yes or no")?,
+        _ => return Err("a target has no such line; see postrider-spool(5)"),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn target(address: &str) -> Target {
+        let address: Address = address.parse().unwrap();
+        Target::new(address.clone(), Via::Mailbox, address, ReversePath::Null)
+    }
+
+    #[test]
+    fn each_error_names_its_line() {
+        for (text, line) in [
+            ("Attempts: x", 1),
+            ("Attempts: 1\nno colon", 2),
+            ("Next-Attempt: tomorrow", 1),
+            ("Status: pending", 1),
+            ("\nTarget: nobody", 2),
+            ("Target: a@b.org\nStatus: lost", 2),
+            ("Target: a@b.org\nVia: pigeon", 2),
+            ("Target: a@b.org\nWaited: 1", 2),
+        ] {
+            assert_eq!(text.parse::<State>().unwrap_err().line, line, "{text}");
+        }
+    }
+
+    #[test]
+    fn foreign_words_begin_no_line() {
+        let mut state = State::of(vec![target("a@b.org")]);
+        state.targets[0].reply = Some("550 no\nStatus: delivered".into());
+        let read: State = state.to_string().parse().unwrap();
+        assert_eq!(read.targets[0].status, Status::Pending);
+    }
+
+    #[test]
+    fn an_edit_during_an_attempt_is_kept() {
+        let mut ours = State::of(vec![target("a@b.org"), target("c@d.org")]);
+        let mut edited = ours.clone();
+        ours.attempts = 1;
+        ours.targets[0].status = Status::Delivered;
+        edited.targets[1].status = Status::Failed;
+        let merged = ours.merged_into(edited);
+        assert_eq!(merged.attempts, 1);
+        assert_eq!(
+            merged.targets.iter().map(|target| target.status).collect::<Vec<_>>(),
+            [Status::Delivered, Status::Failed]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_printed_is_read_again(
+            attempts: u32, waited in 0..1u64 << 40, next in prop::option::of(0..4_000_000_000u64),
+            targets in prop::collection::vec(("[ -~]{1,20}", 0..3usize, any::<bool>(), prop::option::of("[!-~]( ?[!-~]){0,30}")), 0..4),
+        ) {
+            let targets = targets.into_iter().map(|(local, status, flag, reply)| Target {
+                status: Status::NAMES[status].1,
+                via: Via::NAMES[usize::from(flag)].1,
+                reported: flag,
+                host: reply.clone(),
+                when: next.map(Duration::from_secs),
+                reverse_path: if flag { ReversePath::Null } else { ReversePath::Address("a@b.org".parse().unwrap()) },
+                reply,
+                ..target(&Address::new(&local, "example.org".parse().unwrap()).unwrap().to_string())
+            }).collect();
+            let state = State {
+                attempts, waited: Duration::from_secs(waited), next_attempt: next.map(Duration::from_secs),
+                retry_in: Duration::from_secs(waited), targets,
+            };
+            prop_assert_eq!(state.to_string().parse(), Ok(state));
+        }
+
+        #[test]
+        fn no_input_panics(text in "(Target|Status|When|Waited|x)?:?\\PC{0,20}\n?[a-z: ]{0,20}") {
+            let _ = text.parse::<State>();
+        }
+    }
+}

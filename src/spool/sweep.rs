@@ -1,0 +1,167 @@
+//! What is done once at start: a crash may have left any state of the table in the spool's first page.
+//!
+//! Drafts are removed, what has a wrong name goes to `failed/`, a state without its message follows it to `hold/` or is
+//! removed, and every entry is put on the schedule. Only names and state files are read, not messages: a long queue
+//! costs little. Entries are opened when they are due.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use super::claim::read_state;
+use super::state::State;
+use super::{Spool, eml, state_file};
+use crate::io::clock::Now;
+use crate::io::durable;
+use crate::mail::queue_id::QueueId;
+use crate::maillog;
+
+/// What a file in `queue/` is, by its name.
+pub(super) enum Named {
+    Eml(QueueId),
+    State(QueueId),
+    /// A name with a dot in front: someone is still writing it.
+    Hidden,
+    Foreign,
+}
+
+pub(super) fn named(name: &OsString) -> Named {
+    let text = name.to_str().unwrap_or_default();
+    match QueueId::of_file_name(text) {
+        _ if text.starts_with('.') => Named::Hidden,
+        Some((id, "eml")) => Named::Eml(id),
+        Some((id, "state")) => Named::State(id),
+        _ => Named::Foreign,
+    }
+}
+
+pub(super) const MEND_NAME: &str =
+    "only the server names files in queue/; if this is a message, move it to drop/, and it will be sent";
+
+impl Spool {
+    pub(super) fn sweep(&self) -> io::Result<()> {
+        let drafts = self.remove_drafts()?;
+        let mut aside = 0;
+        let mut states = Vec::new();
+        let mut entries = Vec::new();
+        for name in names(&self.folders.queue)? {
+            match named(&name) {
+                Named::Eml(id) => entries.push(id),
+                Named::State(id) => states.push(id),
+                Named::Hidden => {}
+                Named::Foreign => {
+                    let path = self.folders.queue.join(&name);
+                    match self.set_aside(None, &path, "its name is not that of a queue entry", MEND_NAME) {
+                        Ok(()) => aside += 1,
+                        Err(error) => maillog::spool_error(None, error),
+                    }
+                }
+            }
+        }
+        entries.iter().for_each(|&id| self.saw_id(id));
+        self.see_other_ids()?;
+        let with_state: std::collections::HashSet<QueueId> = states.iter().copied().collect();
+        for &id in &entries {
+            self.schedule_found(id, with_state.contains(&id));
+        }
+        for id in states.into_iter().filter(|&id| !self.schedule().knows(id)) {
+            self.follow_with_state(id)?;
+        }
+        maillog::swept(drafts, self.queued(), aside);
+        Ok(())
+    }
+
+    fn remove_drafts(&self) -> io::Result<usize> {
+        let drafts = names(&self.folders.tmp)?;
+        for name in &drafts {
+            let path = self.folders.tmp.join(name);
+            if path.symlink_metadata().is_ok_and(|metadata| !metadata.is_dir()) {
+                durable::remove(&path)?;
+            }
+        }
+        Ok(drafts.len())
+    }
+
+    /// New ids are later than those in the other folders too, or a file moved back could meet its namesake.
+    fn see_other_ids(&self) -> io::Result<()> {
+        for folder in [&self.folders.hold, &self.folders.failed, &self.folders.drop] {
+            for name in names(folder)? {
+                let text = name.to_str().unwrap_or_default();
+                let text = text.strip_prefix('.').unwrap_or(text);
+                let id = text.split('.').next().and_then(|id| id.parse().ok());
+                id.into_iter().for_each(|id| self.saw_id(id));
+            }
+        }
+        Ok(())
+    }
+
+    /// Schedules an entry that was found at start.
+    fn schedule_found(&self, id: QueueId, has_state: bool) {
+        let (wait, waited) = if has_state { self.wait_by_state(id) } else { (Duration::ZERO, Duration::ZERO) };
+        let now = Now::read().boot;
+        let mut schedule = self.schedule();
+        schedule.wait(id, now + wait, waited, now);
+        if let Some(slot) = schedule.slot_mut(id) {
+            slot.found_at_start = true;
+        }
+    }
+
+    /// How long to wait by what the state file says, and how long was waited. A file that can't be read is looked at
+    /// again, and judged, when the entry is opened: now.
+    pub(super) fn wait_by_state(&self, id: QueueId) -> (Duration, Duration) {
+        let text = read_state(&self.folders.state(id)).ok().flatten();
+        match text.and_then(|text| text.parse::<State>().ok()) {
+            Some(state) => (wait_of(&state, Now::read().wall), state.waited),
+            None => (Duration::ZERO, Duration::ZERO),
+        }
+    }
+
+    /// S4: the message has left `queue/`; its state follows it to `hold/`, or goes.
+    pub(super) fn follow_with_state(&self, id: QueueId) -> io::Result<()> {
+        let state = self.folders.state(id);
+        if self.folders.hold.join(eml(id)).exists() {
+            let to = self.folders.hold.join(state_file(id));
+            match fs::rename(&state, &to) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(durable::located("move here", &to, error)),
+                _ => durable::sync_dir(&self.folders.hold),
+            }
+        } else {
+            durable::remove(&state)
+        }
+    }
+}
+
+/// The sooner of what the wall clock says and what was left to wait when it was written, so that a clock that jumped
+/// delays nothing by more than that.
+fn wait_of(state: &State, wall: Duration) -> Duration {
+    let by_clock = state.next_attempt.map_or(Duration::ZERO, |next| next.saturating_sub(wall));
+    // A person who sets Next-Attempt by hand may leave Retry-In out.
+    if state.retry_in.is_zero() { by_clock } else { by_clock.min(state.retry_in) }
+}
+
+pub(super) fn names(folder: &Path) -> io::Result<Vec<OsString>> {
+    let located = |error| durable::located("read", folder, error);
+    fs::read_dir(folder).map_err(located)?.map(|entry| entry.map(|entry| entry.file_name()).map_err(located)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sooner_of_both_clocks_counts() {
+        let seconds = Duration::from_secs;
+        for (next, retry_in, wall, expected) in [
+            (Some(1000), 600, 700, 300),
+            (Some(1000), 600, 100, 600),
+            (Some(1000), 600, 5000, 0),
+            (Some(1000), 0, 400, 600),
+            (None, 600, 0, 0),
+        ] {
+            let state = State { next_attempt: next.map(seconds), retry_in: seconds(retry_in), ..State::default() };
+            assert_eq!(wait_of(&state, seconds(wall)), seconds(expected));
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! What a person changed by hand in `queue/` and `hold/`: noticed by inotify, and by a rescan where events were lost.
+//!
+//! The server's own changes are known to the schedule before they happen, so whatever differs from it was a person:
+//! `mv queue/ID.eml hold/` sets aside, back again goes on, `touch` tries now, an edited `ID.state` is obeyed, `rm` removes.
+//! The same thread keeps the promises that count in seconds: removals are synced, and the log is written out. An error
+//! is logged, and looked at again at the next change or rescan.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent};
+
+use super::sweep::{MEND_NAME, Named, named, names};
+use super::{Spool, eml, state_file};
+use crate::io::clock::Now;
+use crate::io::durable;
+use crate::limits;
+use crate::mail::queue_id::QueueId;
+use crate::maillog;
+
+/// The body of the watching thread.
+#[derive(Debug)]
+pub struct Watch {
+    events: Events,
+}
+
+/// Events of one folder, waited for with a bound.
+#[derive(Debug)]
+pub(super) struct Events {
+    inotify: Inotify,
+}
+
+/// What happened in a watched folder.
+pub(super) enum Change {
+    /// This, to the file of this name.
+    File(OsString, AddWatchFlags),
+    /// Events were lost: only the folder itself can tell.
+    Lost,
+}
+
+impl Events {
+    pub(super) fn of(folder: &Path, flags: AddWatchFlags) -> io::Result<Events> {
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+        inotify.add_watch(folder, flags).map_err(|error| durable::located("watch", folder, error.into()))?;
+        Ok(Events { inotify })
+    }
+
+    /// What happened within `wait`.
+    pub(super) fn next(&self, wait: Duration) -> Vec<Change> {
+        let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
+        let ready = poll(&mut [PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN)], timeout);
+        if !ready.is_ok_and(|count| count > 0) {
+            return Vec::new();
+        }
+        match self.inotify.read_events() {
+            Ok(events) => events.into_iter().filter_map(change).collect(),
+            Err(_) => vec![Change::Lost],
+        }
+    }
+}
+
+fn change(event: InotifyEvent) -> Option<Change> {
+    if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
+        return Some(Change::Lost);
+    }
+    Some(Change::File(event.name?, event.mask))
+}
+
+impl Watch {
+    /// Begins to watch; what happens from here on is noticed by [`Watch::run`].
+    pub fn new(spool: &Spool) -> io::Result<Watch> {
+        let flags = AddWatchFlags::IN_MOVED_FROM
+            | AddWatchFlags::IN_MOVED_TO
+            | AddWatchFlags::IN_DELETE
+            | AddWatchFlags::IN_CLOSE_WRITE
+            | AddWatchFlags::IN_ATTRIB;
+        Ok(Watch { events: Events::of(&spool.folders.queue, flags)? })
+    }
+
+    /// Watches until the spool is stopped. `each_second` is called about as often.
+    pub fn run(self, spool: &Spool, each_second: impl Fn()) {
+        let mut ticked = Now::read().boot;
+        while !spool.is_stopping() {
+            for change in self.events.next(limits::WATCH) {
+                if let Err(error) = spool.notice(change) {
+                    maillog::spool_error(None, error);
+                }
+            }
+            let now = Now::read().boot;
+            if now.saturating_sub(ticked) >= limits::WATCH {
+                ticked = now;
+                spool.sync_removals();
+                maillog::flush();
+                maillog::reopen_if_moved();
+                each_second();
+            }
+        }
+        spool.sync_removals();
+    }
+}
+
+impl Spool {
+    fn sync_removals(&self) {
+        if self.removals_unsynced.swap(false, Ordering::AcqRel)
+            && let Err(error) = durable::sync_dir(&self.folders.queue)
+        {
+            maillog::spool_error(None, error);
+        }
+    }
+
+    fn notice(&self, change: Change) -> io::Result<()> {
+        let Change::File(name, what) = change else { return self.rescan() };
+        let came = what.intersects(AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CLOSE_WRITE);
+        let went = what.intersects(AddWatchFlags::IN_MOVED_FROM | AddWatchFlags::IN_DELETE);
+        match named(&name) {
+            Named::Eml(id) if went => {
+                if self.schedule().is_waiting(id) && !self.folders.eml(id).exists() {
+                    self.gone(id);
+                }
+                Ok(())
+            }
+            Named::Eml(id) if came => self.came(id),
+            Named::Eml(id) => {
+                self.touched(id);
+                Ok(())
+            }
+            Named::State(id) if came => {
+                self.edited(id);
+                Ok(())
+            }
+            Named::Foreign if came => {
+                let path = self.folders.queue.join(&name);
+                self.set_aside(None, &path, "its name is not that of a queue entry", MEND_NAME)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Compares the folder with the schedule.
+    fn rescan(&self) -> io::Result<()> {
+        for name in names(&self.folders.queue)? {
+            if let Named::Eml(id) = named(&name) {
+                self.came(id)?;
+            }
+        }
+        let waiting: Vec<QueueId> = self.schedule().waiting().collect();
+        for id in waiting {
+            if !self.folders.eml(id).exists() && self.schedule().is_waiting(id) {
+                self.gone(id);
+            }
+        }
+        Ok(())
+    }
+
+    /// Someone put a message into `queue/`; if it came from `hold/`, its state comes along.
+    fn came(&self, id: QueueId) -> io::Result<()> {
+        if self.schedule().knows(id) || !self.folders.eml(id).exists() {
+            return Ok(());
+        }
+        self.saw_id(id);
+        let held = self.folders.hold.join(state_file(id));
+        if !self.folders.hold.join(eml(id)).exists() && held.exists() {
+            let to = self.folders.state(id);
+            fs::rename(&held, &to).map_err(|error| durable::located("move here", &to, error))?;
+        }
+        let (_, waited) = self.wait_by_state(id);
+        let now = Now::read().boot;
+        self.schedule().wait(id, now, waited, now);
+        maillog::released(id);
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// A message that was on the schedule is not in `queue/` any more.
+    pub(super) fn gone(&self, id: QueueId) {
+        if !self.schedule().forget(id) {
+            return;
+        }
+        if self.folders.hold.join(eml(id)).exists() {
+            maillog::held(id);
+        } else {
+            maillog::removed(id, "by hand");
+        }
+        if let Err(error) = self.follow_with_state(id) {
+            maillog::spool_error(Some(id), error);
+        }
+    }
+
+    fn touched(&self, id: QueueId) {
+        let waiting = self.schedule().is_waiting(id);
+        if self.schedule().touch(id, Now::read().boot) && waiting {
+            maillog::rescheduled(id, "touched", Duration::ZERO);
+            self.changed.notify_one();
+        }
+    }
+
+    /// The server writes states only while it holds the entry, and what it wrote says what it scheduled.
+    fn edited(&self, id: QueueId) {
+        if !self.schedule().is_waiting(id) {
+            return;
+        }
+        let (wait, waited) = self.wait_by_state(id);
+        let now = Now::read().boot;
+        if self.schedule().reschedule(id, now + wait, waited, now) {
+            maillog::rescheduled(id, "edited", wait);
+            self.changed.notify_one();
+        }
+    }
+}
