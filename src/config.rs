@@ -458,7 +458,7 @@ mod tests {
         let config = parse("").unwrap();
         assert!(config.listen.smtp.iter().chain(&config.listen.pop3).all(|address| address.ip().is_loopback()));
         assert!(!config.may_relay("192.0.2.1".parse().unwrap()));
-        assert_eq!(config.local_domains, [config.hostname.clone()]);
+        assert_eq!(config.local_domains, std::slice::from_ref(&config.hostname));
         assert_eq!(config.mailboxes, Path::new("/var/spool/postrider/mail"));
     }
 

@@ -1,7 +1,7 @@
 //! The log: one event, one line, one file (DESIGN §7). This is the only place that words these lines.
 //!
 //! ```text
-//! 2026-11-23T15:36:51.204+00:00 INFO 1MRJA2K7XR4B1 accepted from=<ann@example.org> recipients=1 size=4337 client=192.0.2.7
+//! 2026-11-23T15:36:51.204+00:00 INFO 0TQXGV0000001 accepted from=<ann@example.org> recipients=1 size=4337 client=192.0.2.7
 //! ```
 //!
 //! Time, level, queue id or `-`, event, then `key=value` pairs. Foreign octets are escaped, values with spaces quoted, long
@@ -305,10 +305,10 @@ pub fn accepted(id: QueueId, from: &ReversePath, to: &Address, recipients: usize
 }
 
 /// A message was refused at its end.
-pub fn rejected(client: IpAddr, from: &ReversePath, size: u64, reply: &Reply) {
+pub fn rejected(client: IpAddr, from: Option<&ReversePath>, size: u64, reply: &Reply) {
     event(Level::Info, None, "rejected")
         .pair("client", client)
-        .pair("from", from)
+        .maybe("from", from)
         .pair("size", size)
         .pair("reply", reply)
         .write();

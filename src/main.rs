@@ -1,5 +1,12 @@
 //! The command `postrider`.
-
 fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+    let path = std::env::args().nth(2).unwrap_or_default();
+    match postrider::daemon::serve(std::path::Path::new(&path)) {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(e) => {
+            use std::io::Write;
+            let _ = writeln!(std::io::stderr(), "postrider: {e}");
+            std::process::ExitCode::from(e.exit_code())
+        }
+    }
 }

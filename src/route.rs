@@ -12,6 +12,7 @@ use crate::aliases::{AliasTarget, Aliases};
 use crate::config::Config;
 use crate::limits;
 use crate::mail::address::{Address, Domain, ForwardPath, ReversePath};
+use crate::mail::envelope::Envelope;
 use crate::mail::outcome::Cause;
 use crate::mail::reply::Enhanced;
 use crate::users::Users;
@@ -125,6 +126,19 @@ impl Site {
         let mut walk = Walk { site: self, route: Route::default(), seen: HashSet::new(), on_the_way: Vec::new() };
         walk.follow(recipient, reverse_path);
         walk.route
+    }
+
+    /// The mailbox in which the whole way of a message ends, if it has one recipient and one end: then it can be laid out
+    /// for a delivery by one rename.
+    pub fn single_mailbox(&self, envelope: &Envelope) -> Option<Address> {
+        let [recipient] = envelope.recipients.as_slice() else { return None };
+        let route = self.route(&recipient.address, &envelope.reverse_path);
+        match route.ends.as_slice() {
+            [End { address, reverse_path, place: Place::Mailbox }] if *reverse_path == envelope.reverse_path => {
+                Some(address.clone())
+            }
+            _ => None,
+        }
     }
 
     /// Whether mail may be put into the mailbox of `address`, which a route ended in: now, or before a change.

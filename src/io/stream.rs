@@ -82,6 +82,11 @@ impl Connections {
         Ok(Place { connection, key, all: self.clone() })
     }
 
+    /// How many may be open.
+    pub fn most(&self) -> usize {
+        self.most
+    }
+
     /// How many are open.
     pub fn count(&self) -> usize {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).connections.len()
@@ -109,6 +114,13 @@ impl Connections {
             // One that the peer has closed already is as good as shut.
             let _ = connection.stream.shutdown(Shutdown::Read);
         }
+    }
+}
+
+impl Place {
+    /// Shows the stream, for a last word where nobody serves it.
+    pub fn inspect_stream(&self, look: impl FnOnce(&TcpStream)) {
+        look(&self.connection.stream);
     }
 }
 

@@ -306,7 +306,7 @@ fn read_address(text: &str) -> Result<(Address, &str), AddressError> {
     let rest = rest.strip_prefix('@').ok_or(AddressError("an address has the form local-part@domain"))?;
     let end = match rest.strip_prefix('[') {
         Some(literal) => literal.find(']').map(|at| at + 2),
-        None => rest.find(|letter: char| matches!(letter, '>' | '<' | ' ' | '@' | ',' | ':' | ';' | '"' | '\\')),
+        None => rest.find(['>', '<', ' ', '@', ',', ':', ';', '"', '\\']),
     };
     let end = end.unwrap_or(rest.len());
     Ok((Address { local_part, host: rest[..end].parse()? }, &rest[end..]))

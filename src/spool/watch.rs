@@ -101,12 +101,12 @@ impl Watch {
                 each_second();
             }
         }
-        spool.sync_removals();
     }
 }
 
 impl Spool {
-    fn sync_removals(&self) {
+    /// Makes removals durable that are not yet.
+    pub fn sync_removals(&self) {
         if self.removals_unsynced.swap(false, Ordering::AcqRel)
             && let Err(error) = durable::sync_dir(&self.folders.queue)
         {

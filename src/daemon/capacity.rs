@@ -1,0 +1,78 @@
+//! How many connections this machine can hold (P8): derived once at start from memory, processes and descriptors.
+
+use std::fs;
+use std::sync::Arc;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::config::Limits;
+use crate::io::stream::Connections;
+use crate::limits;
+
+/// Room for the connections of SMTP and of POP3.
+pub fn connections(settings: &Limits) -> (Arc<Connections>, Arc<Connections>) {
+    let machine = Machine::read();
+    let smtp = settings.connections.unwrap_or_else(|| machine.connections() * 4 / 5);
+    let pop3 = settings.pop3_connections.unwrap_or(smtp / 4).max(1);
+    let per_client = settings.connections_per_client.unwrap_or(smtp - smtp / 10);
+    (Connections::new(smtp, per_client), Connections::new(pop3, pop3))
+}
+
+struct Machine {
+    memory: u64,
+    threads: u64,
+    descriptors: u64,
+}
+
+impl Machine {
+    /// What can't be read is not what is short.
+    fn read() -> Machine {
+        let least = |paths: &[&str]| paths.iter().filter_map(|path| first_number(path)).min().unwrap_or(u64::MAX);
+        let memory = memory_total().unwrap_or(u64::MAX).min(least(&["/sys/fs/cgroup/memory.max"]));
+        let of_account = getrlimit(Resource::RLIMIT_NPROC).map_or(u64::MAX, |(soft, _)| soft);
+        let of_machine = least(&["/proc/sys/kernel/threads-max", "/sys/fs/cgroup/pids.max"]);
+        Machine { memory, threads: of_account.min(of_machine), descriptors: raise_descriptors() }
+    }
+
+    fn connections(&self) -> usize {
+        let by_memory = self.memory / 4 / limits::CONNECTION_MEMORY;
+        let by_threads = self.threads / 2;
+        let by_descriptors = self.descriptors.saturating_sub(limits::RESERVED_DESCRIPTORS) / 2;
+        let least = by_memory.min(by_threads).min(by_descriptors).clamp(10, limits::CONNECTIONS_MOST);
+        usize::try_from(least).unwrap_or(usize::MAX)
+    }
+}
+
+/// Takes as many descriptors as this account may have.
+fn raise_descriptors() -> u64 {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 1024 };
+    match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        Ok(()) => hard,
+        Err(_) => soft,
+    }
+}
+
+fn first_number(path: &str) -> Option<u64> {
+    fs::read_to_string(path).ok()?.split_whitespace().next()?.parse().ok()
+}
+
+fn memory_total() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_scarcest_thing_decides() {
+        let machine = |memory, threads, descriptors| Machine { memory, threads, descriptors }.connections();
+        assert_eq!(machine(512 << 20, u64::MAX, u64::MAX), 1024);
+        assert_eq!(machine(u64::MAX, 600, u64::MAX), 300);
+        assert_eq!(machine(u64::MAX, u64::MAX, 1024), 448);
+        assert_eq!(machine(0, 0, 0), 10);
+        assert_eq!(machine(u64::MAX, u64::MAX, u64::MAX), 20_000);
+    }
+}

@@ -1,0 +1,306 @@
+//! The server as one process: it makes every thread and every channel, reloads on SIGHUP, and stops in order on SIGTERM.
+//!
+//! | thread | how many | ends |
+//! | --- | --- | --- |
+//! | `smtp ADDRESS`, `pop3 ADDRESS` | one a listening socket | first: no new connections |
+//! | the peer's address | one a connection | idle ones at once with 421, others within the drain time |
+//! | `delivery N` | `delivery.threads` | after the attempt under way |
+//! | `writer` | one | after the last connection |
+//! | `watch`, `pickup` | one each | with the process |
+//! | `names N` | two | with the process |
+//! | main | waits for signals | last |
+//!
+//! What keeps it from starting is a [`StartError`] with what to do. Once it runs, nothing but a signal ends it.
+
+mod capacity;
+mod reload;
+mod threads;
+
+use std::fmt;
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::config::Config;
+use crate::dns;
+use crate::io::listener;
+use crate::io::stream::{Connections, Full, Place};
+use crate::limits;
+use crate::mail::reply::{self, Reply};
+use crate::maillog;
+use crate::route::{CurrentSite, Site};
+use crate::spool::{Spool, Watch};
+use crate::{delivery, pop3, smtpd};
+use reload::Reloader;
+
+/// What keeps the server from starting.
+#[derive(Debug)]
+pub enum StartError {
+    /// Configuration, users or aliases are wrong; the text says where.
+    Wrong(String),
+    /// Something of this machine can't be had; the text says what, and what to do.
+    Unavailable(String),
+}
+
+impl StartError {
+    /// As sysexits(3) has it.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            StartError::Wrong(_) => 78,
+            StartError::Unavailable(_) => 71,
+        }
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Wrong(what) | StartError::Unavailable(what) => out.write_str(what),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+fn unavailable(doing: impl fmt::Display, error: &io::Error, mend: &str) -> StartError {
+    StartError::Unavailable(format!("cannot {doing}: {error}{}{mend}", if mend.is_empty() { "" } else { "; " }))
+}
+
+/// Runs the server until SIGTERM or SIGINT.
+pub fn serve(config_path: &Path) -> Result<(), StartError> {
+    let site = reload::load(config_path).map_err(StartError::Wrong)?;
+    let config = site.config.clone();
+    let signals = Signals::new([SIGHUP, SIGTERM, SIGINT]).map_err(|error| unavailable("catch signals", &error, ""))?;
+    maillog::start(&config.log).map_err(|error| {
+        unavailable(
+            format!("open the log {:?}", config.log),
+            &error,
+            "make its folder, or set log in the configuration",
+        )
+    })?;
+    threads::log_panics();
+    let ports = Ports::bind(&config)?;
+    let server = Server::start(site, config_path, ports)?;
+    server.run(signals);
+    Ok(())
+}
+
+/// The sockets, bound before privileges are given up.
+struct Ports {
+    smtp: Vec<TcpListener>,
+    pop3: Vec<TcpListener>,
+}
+
+impl Ports {
+    fn bind(config: &Config) -> Result<Ports, StartError> {
+        let bind = |address: &SocketAddr| {
+            listener::bind(*address).map_err(|error| {
+                let mend = match error.kind() {
+                    io::ErrorKind::AddrInUse => "another server has it: stop that one, or set [listen]",
+                    io::ErrorKind::PermissionDenied => "ports below 1024 need root; start as root, or set [listen]",
+                    _ => "set [listen] in the configuration",
+                };
+                unavailable(format!("listen on {address}"), &error, mend)
+            })
+        };
+        let bind_all = |addresses: &[SocketAddr]| addresses.iter().map(bind).collect::<Result<Vec<_>, _>>();
+        Ok(Ports { smtp: bind_all(&config.listen.smtp)?, pop3: bind_all(&config.listen.pop3)? })
+    }
+}
+
+/// The running server.
+struct Server {
+    spool: Arc<Spool>,
+    reloader: Arc<Reloader>,
+    smtp: Arc<Connections>,
+    pop3: Arc<Connections>,
+    addresses: Vec<SocketAddr>,
+    stopping: Arc<AtomicBool>,
+    deliveries: Vec<JoinHandle<()>>,
+    writer: JoinHandle<()>,
+}
+
+impl Server {
+    fn start(site: Site, config_path: &Path, ports: Ports) -> Result<Server, StartError> {
+        let config = site.config.clone();
+        let (spool, writer) = Spool::open(&config.spool).map_err(|error| {
+            let mend = match error.kind() {
+                io::ErrorKind::WouldBlock => "another postrider has this spool open; stop it first",
+                io::ErrorKind::PermissionDenied => "the folder must belong to the account that runs postrider",
+                _ => "",
+            };
+            unavailable(format!("open the spool {}", config.spool.display()), &error, mend)
+        })?;
+        let watch = Watch::new(&spool).map_err(|error| unavailable("watch the spool", &error, ""))?;
+        let (spool, method) = (Arc::new(spool), writer.method());
+        let site = Arc::new(CurrentSite::new(site));
+        let reloader = Arc::new(Reloader::new(config_path, site.clone()));
+        let (smtp, pop3) = capacity::connections(&config.limits);
+        let (names, name_thread) = dns::reverse_names();
+        let smtp_server = Arc::new(smtpd::connection::Server { spool: spool.clone(), site: site.clone(), names });
+        let pop3_server = Arc::new(pop3::connection::Server::new(site.clone()));
+        maillog::started(&config.hostname, &config.spool, method.name(), spool.queued());
+
+        let mut start = threads::Starter::default();
+        let writer = start.writer(spool.clone(), writer);
+        let deliveries = (1..=config.delivery.threads)
+            .map(|number| {
+                let (spool, site) = (spool.clone(), site.clone());
+                start.restarting(format!("delivery {number}"), move || delivery::run(&spool, &site))
+            })
+            .collect();
+        start.once("watch", {
+            let (spool, reloader) = (spool.clone(), reloader.clone());
+            move || watch.run(&spool, || reloader.reload_changed_tables())
+        });
+        for number in 1..=2 {
+            let thread = name_thread.clone();
+            start.once(&format!("names {number}"), move || thread.run());
+        }
+        let stopping = Arc::new(AtomicBool::new(false));
+        let mut addresses = Vec::new();
+        for listener in ports.smtp {
+            let server = smtp_server.clone();
+            let door = Door { protocol: "smtp", open: smtp.clone(), refuse: smtp_refusal, stopping: stopping.clone() };
+            addresses.extend(door.open(&mut start, listener, move |place| smtpd::connection::serve(place, &server)));
+        }
+        for listener in ports.pop3 {
+            let server = pop3_server.clone();
+            let door = Door { protocol: "pop3", open: pop3.clone(), refuse: pop3_refusal, stopping: stopping.clone() };
+            addresses.extend(door.open(&mut start, listener, move |place| pop3::connection::serve(place, &server)));
+        }
+        start.result().map_err(|error| unavailable("start a thread", &error, "raise the limit of processes"))?;
+        Ok(Server { spool, reloader, smtp, pop3, addresses, stopping, deliveries, writer })
+    }
+
+    fn run(self, mut signals: Signals) {
+        for signal in signals.forever() {
+            if signal == SIGHUP {
+                self.reloader.reload();
+            } else {
+                break;
+            }
+        }
+        self.stop();
+    }
+
+    /// P7: no new connections, 421 to those that wait, what runs may finish within a bound.
+    fn stop(self) {
+        maillog::stopping();
+        let deadline = Instant::now() + limits::DRAIN;
+        self.stopping.store(true, Ordering::SeqCst);
+        for address in &self.addresses {
+            wake(*address);
+        }
+        self.smtp.close_idle();
+        self.pop3.close_idle();
+        self.spool.stop();
+        let in_sessions = || self.smtp.count() + self.pop3.count();
+        let in_deliveries = || self.deliveries.iter().filter(|thread| !thread.is_finished()).count();
+        wait_until(deadline, || in_sessions() + in_deliveries() == 0);
+        self.smtp.close_all();
+        self.pop3.close_all();
+        wait_until(Instant::now() + LAST_WORDS, || in_sessions() == 0);
+        let unfinished = in_deliveries();
+        self.spool.stop_writer();
+        wait_until(Instant::now() + limits::DRAIN, || self.writer.is_finished());
+        self.spool.sync_removals();
+        maillog::stopped(unfinished, threads::panics());
+    }
+}
+
+/// How long sessions that were cut off have to say so.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+fn wait_until(deadline: Instant, done: impl Fn() -> bool) {
+    while !done() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Lets an accept loop see that it is to stop.
+fn wake(address: SocketAddr) {
+    let mut address = address;
+    if address.ip().is_unspecified() {
+        address.set_ip(if address.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() });
+    }
+    // One that does not answer is ended with the process.
+    let _ = TcpStream::connect_timeout(&address, LAST_WORDS);
+}
+
+/// One listening socket and what stands behind it.
+struct Door {
+    protocol: &'static str,
+    open: Arc<Connections>,
+    refuse: fn(Full) -> (Vec<u8>, &'static str),
+    stopping: Arc<AtomicBool>,
+}
+
+impl Door {
+    /// Starts the accept loop; `serve` runs in a thread of its own for each connection. Returns the address.
+    fn open(
+        self,
+        start: &mut threads::Starter,
+        listener: TcpListener,
+        serve: impl Fn(Place) + Send + Sync + 'static,
+    ) -> Option<SocketAddr> {
+        let address = listener.local_addr().ok()?;
+        maillog::listening(self.protocol, address, self.open.most());
+        let serve = Arc::new(serve);
+        start.restarting(format!("{} {address}", self.protocol), move || {
+            listener::accept(
+                &listener,
+                || self.stopping.load(Ordering::SeqCst),
+                |stream, peer| self.take(stream, peer, &serve),
+                |error| maillog::shortage("accept", error),
+            );
+        });
+        Some(address)
+    }
+
+    fn take(&self, stream: TcpStream, peer: SocketAddr, serve: &Arc<impl Fn(Place) + Send + Sync + 'static>) {
+        let place = match self.open.enter(stream, peer) {
+            Ok(place) => place,
+            Err((full, stream)) => {
+                let (words, why) = (self.refuse)(full);
+                maillog::turned_away(self.protocol, peer.ip().to_canonical(), why, self.open.count());
+                return say(&stream, &words);
+            }
+        };
+        let serve = serve.clone();
+        if let Err((error, place)) = threads::connection(peer, place, move |place| serve(place)) {
+            maillog::shortage("start a thread for a connection", &error);
+            let (words, _) = (self.refuse)(Full::All);
+            place.inspect_stream(|stream| say(stream, &words));
+        }
+    }
+}
+
+/// The accept loop waits for nobody: what does not fit into the socket's buffer is not said.
+fn say(stream: &TcpStream, words: &[u8]) {
+    let _ = stream.set_nonblocking(true).and_then(|()| (&*stream).write_all(words));
+}
+
+fn wire(reply: &Reply) -> Vec<u8> {
+    let mut words = Vec::new();
+    reply.write_to(&mut words);
+    words
+}
+
+fn smtp_refusal(full: Full) -> (Vec<u8>, &'static str) {
+    match full {
+        Full::All => (wire(&reply::too_many_connections()), "too many connections"),
+        Full::Client => (wire(&reply::too_many_from_client()), "too many connections from this address"),
+    }
+}
+
+fn pop3_refusal(full: Full) -> (Vec<u8>, &'static str) {
+    (pop3::connection::TOO_MANY.to_vec(), smtp_refusal(full).1)
+}

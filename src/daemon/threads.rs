@@ -1,0 +1,102 @@
+//! How threads are made: each has a name, and one that panics says so in the log and harms no other.
+//!
+//! What must go on (accept loops, delivery) is begun again after a panic. The writer can't be: half a batch may be
+//! committed, so the process ends and the next start clears up. The number of panics is in the log and must be 0.
+
+use std::io;
+use std::net::SocketAddr;
+use std::panic::{self, AssertUnwindSafe};
+use std::process;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, Builder, JoinHandle};
+use std::time::Duration;
+
+use crate::io::stream::Place;
+use crate::limits;
+use crate::maillog;
+use crate::spool::{Spool, Writer};
+
+static PANICS: AtomicUsize = AtomicUsize::new(0);
+
+/// What panics at once after each restart must not keep a processor busy.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
+
+/// How many threads have panicked.
+pub fn panics() -> usize {
+    PANICS.load(Ordering::Relaxed)
+}
+
+/// From now on a panic is a line of the log.
+pub fn log_panics() {
+    panic::set_hook(Box::new(|what| {
+        let total = PANICS.fetch_add(1, Ordering::Relaxed) + 1;
+        let thread = thread::current();
+        maillog::panicked(thread.name().unwrap_or("unnamed"), &what.to_string(), total);
+    }));
+}
+
+/// Starts threads, and keeps the first error for the end.
+#[derive(Default)]
+pub struct Starter {
+    error: Option<io::Error>,
+}
+
+impl Starter {
+    /// A thread that runs `body` once.
+    pub fn once(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+        match Builder::new().name(name.to_owned()).spawn(body) {
+            Ok(thread) => thread,
+            Err(error) => {
+                self.error.get_or_insert(error);
+                // Only so that there is a handle: the server does not start.
+                thread::spawn(|| {})
+            }
+        }
+    }
+
+    /// A thread that begins `body` again when it panics.
+    pub fn restarting(&mut self, name: String, body: impl Fn() + Send + 'static) -> JoinHandle<()> {
+        self.once(&name, move || {
+            while panic::catch_unwind(AssertUnwindSafe(&body)).is_err() {
+                thread::sleep(RESTART_PAUSE);
+            }
+        })
+    }
+
+    /// The writer's thread.
+    pub fn writer(&mut self, spool: Arc<Spool>, writer: Writer) -> JoinHandle<()> {
+        self.once("writer", move || {
+            if panic::catch_unwind(AssertUnwindSafe(|| writer.run(&spool))).is_err() {
+                maillog::flush();
+                process::exit(70);
+            }
+        })
+    }
+
+    /// Whether all of them were started.
+    pub fn result(self) -> io::Result<()> {
+        self.error.map_or(Ok(()), Err)
+    }
+}
+
+/// A thread for one connection, named after its peer. Where none can be had, the place is given back.
+pub fn connection(
+    peer: SocketAddr,
+    place: Place,
+    serve: impl FnOnce(Place) + Send + 'static,
+) -> Result<(), (io::Error, Place)> {
+    let slot = Arc::new(Mutex::new(Some(place)));
+    let for_thread = slot.clone();
+    let take = |slot: &Mutex<Option<Place>>| slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let spawned = Builder::new().name(peer.to_string()).stack_size(limits::CONNECTION_STACK).spawn(move || {
+        if let Some(place) = take(&for_thread) {
+            serve(place);
+        }
+    });
+    match spawned {
+        Ok(_) => Ok(()),
+        // A thread that was not made has taken nothing.
+        Err(error) => take(&slot).map_or(Ok(()), |place| Err((error, place))),
+    }
+}

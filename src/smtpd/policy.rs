@@ -1,0 +1,108 @@
+//! Who may send what to whom: the session's questions, answered from the site, the spool's disk and the client's address.
+
+use std::net::IpAddr;
+
+use super::session::Policy;
+use crate::mail::address::{Address, ForwardPath, ReversePath};
+use crate::mail::parameter::MailParameters;
+use crate::mail::reply::{self, Reply};
+use crate::maillog;
+use crate::route::{Place, Route, Site};
+use crate::spool::Spool;
+
+/// The policy towards one client.
+pub struct SitePolicy<'a> {
+    /// What this host is.
+    pub site: &'a Site,
+    /// Where messages would go.
+    pub spool: &'a Spool,
+    /// The client's address.
+    pub client: IpAddr,
+}
+
+impl Policy for SitePolicy<'_> {
+    fn hostname(&self) -> &str {
+        self.site.config.hostname.as_str()
+    }
+
+    fn message_size(&self) -> u64 {
+        self.site.config.limits.message_size
+    }
+
+    fn recipients(&self) -> usize {
+        self.site.config.limits.recipients
+    }
+
+    fn errors(&self) -> u32 {
+        self.site.config.limits.errors
+    }
+
+    fn sender(&self, parameters: &MailParameters) -> Result<(), Reply> {
+        let size = parameters.size.unwrap_or(0);
+        if size > self.message_size() {
+            return Err(reply::too_large());
+        }
+        match self.spool.has_room(size, self.site.config.limits.free_space) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(reply::no_space()),
+            Err(error) => {
+                maillog::spool_error(None, error);
+                Err(reply::cannot_store())
+            }
+        }
+    }
+
+    fn recipient(&self, path: &ForwardPath, from: &ReversePath) -> Result<Address, Reply> {
+        let address = self.site.recipient(path);
+        if !self.site.is_local(&address) {
+            let may = self.site.config.may_relay(self.client);
+            return if may { Ok(address) } else { Err(reply::relaying_denied()) };
+        }
+        match refusal(&self.site.route(&address, from)) {
+            None => Ok(address),
+            Some(refusal) => Err(refusal),
+        }
+    }
+
+    fn verify(&self, name: &str) -> Reply {
+        if !self.site.config.may_relay(self.client) {
+            return reply::cannot_verify();
+        }
+        let found = self.named(name).filter(|(_, route)| refusal(route).is_none());
+        let address = found.map(|(address, _)| format!("<{address}>"));
+        reply::addresses(address.into_iter()).unwrap_or_else(reply::nobody)
+    }
+
+    fn expand(&self, name: &str) -> Reply {
+        if !self.site.config.may_relay(self.client) {
+            return reply::cannot_expand();
+        }
+        let ends = self.named(name).map(|(_, route)| route.ends).unwrap_or_default();
+        let reachable = ends.iter().filter(|end| !matches!(end.place, Place::Nowhere(_)));
+        reply::addresses(reachable.map(|end| format!("<{}>", end.address))).unwrap_or_else(reply::nobody)
+    }
+}
+
+impl SitePolicy<'_> {
+    /// The local address that VRFY or EXPN means, with or without brackets and domain.
+    fn named(&self, name: &str) -> Option<(Address, Route)> {
+        let bare = name.strip_prefix('<').and_then(|rest| rest.strip_suffix('>')).unwrap_or(name);
+        let full = format!("{bare}@{}", self.site.config.first_domain());
+        let address: Address = bare.parse().or_else(|_| full.parse()).ok()?;
+        let route = self.site.route(&address, &ReversePath::Null);
+        self.site.is_local(&address).then_some((address, route))
+    }
+}
+
+/// Why nothing at all of a route can be reached: for good if that is so of every end, else for now.
+fn refusal(route: &Route) -> Option<Reply> {
+    let mut refusal = None;
+    for end in &route.ends {
+        match &end.place {
+            // A list that can't be read now is no reason to refuse its mail: it waits in the queue.
+            Place::Nowhere(cause) if cause.reply.code() >= 500 => refusal = Some(cause.reply.clone()),
+            _ => return None,
+        }
+    }
+    refusal.or_else(|| route.ends.is_empty().then(reply::no_such_mailbox))
+}

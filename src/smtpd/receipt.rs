@@ -1,0 +1,116 @@
+//! The octets of a message on their way into a draft, and the verdict at their end.
+//!
+//! Whatever is wrong is noted and the rest read on, so that the client gets one reply at the true end and stays in step.
+//! Memory is one block.
+
+use std::io::{self, Write};
+
+use crate::io::dot::{LineEnds, Unstuff};
+use crate::io::durable;
+use crate::limits;
+use crate::mail::header::HopCounter;
+use crate::mail::reply::{self, Reply};
+use crate::spool::Draft;
+
+/// A message being received.
+pub struct Receipt {
+    draft: Draft,
+    framing: Framing,
+    hops: HopCounter,
+    content: Vec<u8>,
+    size: u64,
+    most: u64,
+    error: Option<io::Error>,
+}
+
+/// How the end of the message is told.
+enum Framing {
+    Dot(Unstuff),
+    Length(LineEnds),
+}
+
+impl Receipt {
+    /// By DATA: up to a dot. At most `most` octets are kept.
+    pub fn up_to_dot(draft: Draft, most: u64) -> Receipt {
+        Receipt::new(draft, Framing::Dot(Unstuff::default()), most)
+    }
+
+    /// By BDAT: as many as the chunks say.
+    pub fn in_chunks(draft: Draft, most: u64) -> Receipt {
+        Receipt::new(draft, Framing::Length(LineEnds::default()), most)
+    }
+
+    fn new(draft: Draft, framing: Framing, most: u64) -> Receipt {
+        let hops = HopCounter::default();
+        Receipt { draft, framing, hops, content: Vec::new(), size: 0, most, error: None }
+    }
+
+    /// Takes octets. Returns how many were used, and whether the dot was among them.
+    pub fn feed(&mut self, octets: &[u8]) -> (usize, bool) {
+        self.content.clear();
+        let (used, done) = match &mut self.framing {
+            Framing::Dot(dots) => dots.feed(octets, &mut self.content),
+            Framing::Length(ends) => {
+                ends.feed(octets);
+                self.content.extend_from_slice(octets);
+                (octets.len(), false)
+            }
+        };
+        self.size += self.content.len() as u64;
+        self.hops.feed(&self.content);
+        if self.size <= self.most && self.error.is_none() {
+            self.error = self.draft.write_all(&self.content).err();
+        }
+        (used, done)
+    }
+
+    /// Octets of content so far.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Whether so much came beyond the limit that waiting for the end is not worth it.
+    pub fn is_endless(&self) -> bool {
+        self.size > self.most.saturating_add(limits::MESSAGE_OVERRUN)
+    }
+
+    /// What can be said before the end: the message will not be taken.
+    pub fn is_refused(&self) -> Option<Reply> {
+        if self.size > self.most {
+            return Some(reply::too_large());
+        }
+        self.error.as_ref().map(storage_reply)
+    }
+
+    /// The verdict at the end: a draft to commit, or the reply and what is to be logged of the disk.
+    pub fn finish(self, most_hops: usize) -> Result<Draft, (Reply, Option<io::Error>)> {
+        if self.size > self.most {
+            return Err((reply::too_large(), None));
+        }
+        let (bare, unended) = match &self.framing {
+            Framing::Dot(dots) => (dots.saw_bare(), false),
+            Framing::Length(ends) => (ends.saw_bare(), !ends.ended()),
+        };
+        if bare {
+            return Err((reply::bare_line_ends(), None));
+        }
+        if self.hops.count() >= most_hops {
+            return Err((reply::looping(), None));
+        }
+        let mut draft = self.draft;
+        let error = match self.error {
+            // DESIGN §3: messages are stored with a final CR LF.
+            None if unended => draft.write_all(b"\r\n").err(),
+            error => error,
+        };
+        match error {
+            Some(error) => Err((storage_reply(&error), Some(error))),
+            None => Ok(draft),
+        }
+    }
+}
+
+/// What the client is told of an error of the disk.
+pub fn storage_reply(error: &io::Error) -> Reply {
+    if durable::is_no_space(error) { reply::no_space() } else { reply::cannot_store() }
+}
