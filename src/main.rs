@@ -1,6 +1,6 @@
 //! The command `postrider`.
 fn main() -> std::process::ExitCode {
-    let path = std::env::args().nth(2).unwrap_or_default();
+    let path = std::env::args().nth(3).unwrap_or_default();
     match postrider::daemon::serve(std::path::Path::new(&path)) {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(e) => {

@@ -181,6 +181,7 @@ impl Server {
     }
 
     fn run(self, mut signals: Signals) {
+        maillog::flush();
         for signal in signals.forever() {
             if signal == SIGHUP {
                 self.reloader.reload();

@@ -1,0 +1,275 @@
+//! What the tests share: the real binary in a folder of its own, and a client that speaks line by line.
+#![allow(dead_code, missing_docs)]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The longest any test waits for what must come: an hour on a good machine is no worse than a second here.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+pub const PASSWORD: &str = "correct horse";
+
+/// A configuration for tests: our own domain, ports that the system chooses.
+pub const CONFIG: &str = r#"
+hostname = "mail.example.org"
+local_domains = ["example.org", "example.net"]
+spool = "spool"
+users = "users"
+aliases = "aliases"
+log = "mail.log"
+"#;
+
+/// Where a test's server listens unless it says otherwise.
+pub const LISTEN: &str = "[listen]\nsmtp = [\"127.0.0.1:0\"]\npop3 = [\"127.0.0.1:0\"]\n";
+
+/// A server in a folder; killed and removed with the value.
+pub struct Server {
+    pub folder: tempfile::TempDir,
+    child: Option<Child>,
+    /// Octets of the log before the last start.
+    log_before: usize,
+}
+
+impl Server {
+    /// Starts with the usual users ann and bob, no aliases, and `extra` lines of configuration.
+    pub fn start(extra: &str) -> Server {
+        Server::start_with(extra, "")
+    }
+
+    /// Starts with aliases too. `extra` begins with keys of `[listen]`, and may open other tables.
+    pub fn start_with(extra: &str, aliases: &str) -> Server {
+        let mut server = Server::prepared(extra, aliases);
+        server.run();
+        server
+    }
+
+    /// Everything in place, and not started.
+    pub fn prepared(extra: &str, aliases: &str) -> Server {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("postrider.toml"), format!("{CONFIG}{LISTEN}{extra}")).unwrap();
+        fs::write(folder.path().join("aliases"), aliases).unwrap();
+        // bcrypt at its cheapest: tests log in often.
+        let hash = "{BLF-CRYPT}$2y$04$ieEMV7yFbKBI6nMxyzghK.6jjBIbH.ugi88OVnrdWWu3COWDcZx2K";
+        fs::write(folder.path().join("users"), format!("ann@example.org:{hash}\nbob@example.org:{hash}\n")).unwrap();
+        Server { folder, child: None, log_before: 0 }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The command that starts it.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_postrider"));
+        command.arg("serve").arg("--config").arg(self.path("postrider.toml"));
+        command
+    }
+
+    /// Starts it and waits until it listens.
+    pub fn run(&mut self) {
+        let command = self.command();
+        self.run_as(command);
+    }
+
+    /// Starts it by this command and waits until it listens.
+    pub fn run_as(&mut self, mut command: Command) {
+        self.log_before = self.log().len();
+        self.child = Some(command.stdin(Stdio::null()).spawn().unwrap());
+        eventually("the server listens", || {
+            self.log_since_start().matches(" listening ").count() >= 2 || self.exited().is_some()
+        });
+    }
+
+    /// The exit status, once it has exited.
+    pub fn exited(&mut self) -> Option<std::process::ExitStatus> {
+        self.child.as_mut().and_then(|child| child.try_wait().unwrap())
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
+    pub fn signal(&self, signal: &str) {
+        assert!(Command::new("kill").arg(format!("-{signal}")).arg(self.pid().to_string()).status().unwrap().success());
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// SIGTERM, and the exit code.
+    pub fn stop(&mut self) -> Option<i32> {
+        self.signal("TERM");
+        eventually("the server stops", || self.exited().is_some());
+        self.child.take().unwrap().wait().unwrap().code()
+    }
+
+    pub fn log(&self) -> String {
+        fs::read(self.path("mail.log")).map(|octets| String::from_utf8_lossy(&octets).into_owned()).unwrap_or_default()
+    }
+
+    pub fn log_since_start(&self) -> String {
+        self.log()[self.log_before..].to_owned()
+    }
+
+    /// Waits for a line of the log that holds all of `parts`, and returns it.
+    pub fn logged(&self, parts: &[&str]) -> String {
+        let mut found = None;
+        eventually(&format!("the log says {parts:?}"), || {
+            let log = self.log();
+            found = log.lines().find(|line| parts.iter().all(|part| line.contains(part))).map(str::to_owned);
+            found.is_some()
+        });
+        found.unwrap()
+    }
+
+    fn address(&self, protocol: &str) -> SocketAddr {
+        let log = self.log_since_start();
+        let line = log.lines().find(|line| line.contains(&format!(" listening protocol={protocol} "))).unwrap();
+        line.split("address=").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap()
+    }
+
+    pub fn smtp_address(&self) -> SocketAddr {
+        self.address("smtp")
+    }
+
+    pub fn pop3_address(&self) -> SocketAddr {
+        self.address("pop3")
+    }
+
+    /// A connection whose greeting is still to be read.
+    pub fn smtp(&self) -> Client {
+        Client::connect(self.smtp_address())
+    }
+
+    pub fn pop3(&self) -> Client {
+        Client::connect(self.pop3_address())
+    }
+
+    /// Sends a message by SMTP and demands its 250. Returns the queue id.
+    pub fn send(&self, to: &[&str], message: &str) -> String {
+        let mut client = self.smtp();
+        client.expect("220");
+        client.ask("EHLO client.example", "250");
+        client.ask("MAIL FROM:<sender@far.example>", "250");
+        to.iter().for_each(|to| _ = client.ask(&format!("RCPT TO:<{to}>"), "250"));
+        client.ask("DATA", "354");
+        client.send(message.as_bytes());
+        let reply = client.ask(".", "250");
+        reply.rsplit(' ').next().unwrap().to_owned()
+    }
+
+    /// The messages in a mailbox's `new/`, in order.
+    pub fn mailbox(&self, address: &str) -> Vec<Vec<u8>> {
+        let (local_part, domain) = address.split_once('@').unwrap();
+        let folder = self.path("spool/mail").join(domain).join(local_part).join("new");
+        let mut paths = files(&folder);
+        paths.sort();
+        paths.iter().map(|path| fs::read(path).unwrap()).collect()
+    }
+
+    /// Waits until the mailbox has as many messages.
+    pub fn wait_for(&self, address: &str, count: usize) -> Vec<Vec<u8>> {
+        eventually(&format!("{address} has {count} messages"), || self.mailbox(address).len() >= count);
+        let found = self.mailbox(address);
+        assert_eq!(found.len(), count, "{address}");
+        found
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+        let log = self.log();
+        if thread::panicking() {
+            eprintln!("--- the server's log\n{log}");
+        } else {
+            assert!(!log.contains(" panicked "), "a panic is a defect:\n{log}");
+        }
+    }
+}
+
+/// The paths in a folder; none if it is not there.
+pub fn files(folder: &Path) -> Vec<PathBuf> {
+    fs::read_dir(folder).map(|entries| entries.map(|entry| entry.unwrap().path()).collect()).unwrap_or_default()
+}
+
+/// Waits until `holds`, and fails the test if it never does.
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < PATIENCE, "waited in vain until {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// One connection, spoken on line by line.
+pub struct Client {
+    pub stream: TcpStream,
+    reader: BufReader<TcpStream>,
+}
+
+impl Client {
+    pub fn connect(address: SocketAddr) -> Client {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        let reader = BufReader::new(stream.try_clone().unwrap());
+        Client { stream, reader }
+    }
+
+    pub fn send(&mut self, octets: &[u8]) {
+        self.stream.write_all(octets).unwrap();
+    }
+
+    /// The next line without its CR LF; empty at the end.
+    pub fn line(&mut self) -> String {
+        let mut line = Vec::new();
+        // A reset is an end too.
+        let _ = self.reader.read_until(b'\n', &mut line);
+        let text = String::from_utf8_lossy(&line).into_owned();
+        assert!(text.is_empty() || text.ends_with("\r\n"), "a line without CR LF: {text:?}");
+        text.trim_end_matches("\r\n").to_owned()
+    }
+
+    /// An SMTP reply of one or more lines; the last is returned.
+    pub fn reply(&mut self) -> String {
+        loop {
+            let line = self.line();
+            if line.as_bytes().get(3) != Some(&b'-') {
+                return line;
+            }
+        }
+    }
+
+    /// Reads a reply that begins with `code`.
+    pub fn expect(&mut self, code: &str) -> String {
+        let reply = self.reply();
+        assert!(reply.starts_with(code), "expected {code}, got {reply:?}");
+        reply
+    }
+
+    /// Sends a line and reads its reply, which begins with `code`.
+    pub fn ask(&mut self, line: &str, code: &str) -> String {
+        self.send(format!("{line}\r\n").as_bytes());
+        let reply = self.reply();
+        assert!(reply.starts_with(code), "{line:?}: expected {code}, got {reply:?}");
+        reply
+    }
+
+    /// Everything until the end of the connection.
+    pub fn rest(&mut self) -> String {
+        let mut rest = Vec::new();
+        let _ = self.reader.read_to_end(&mut rest);
+        String::from_utf8_lossy(&rest).into_owned()
+    }
+}
