@@ -13,6 +13,8 @@ use crate::io::durable;
 use crate::mail::address::Address;
 use crate::mail::queue_id::QueueId;
 
+const FOLDERS: [&str; 3] = ["tmp", "cur", "new"];
+
 /// One mailbox on this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Maildir {
@@ -113,15 +115,14 @@ impl Maildir {
     }
 
     fn exists(&self) -> bool {
-        self.path.join("new").is_dir()
+        FOLDERS.iter().all(|folder| self.path.join(folder).is_dir())
     }
 
-    /// Makes `tmp/`, `new/` and `cur/`, `new/` last: where it exists, all do.
     fn create(&self) -> io::Result<()> {
         if self.exists() {
             return Ok(());
         }
-        ["tmp", "cur", "new"].iter().try_for_each(|folder| durable::create_dirs(&self.path.join(folder)))
+        FOLDERS.iter().try_for_each(|folder| durable::create_dirs(&self.path.join(folder)))
     }
 }
 

@@ -356,9 +356,9 @@ pub fn held(id: QueueId) {
     event(Level::Info, Some(id), "held").write();
 }
 
-/// Someone put the message (back) into `queue/`.
-pub fn released(id: QueueId) {
-    event(Level::Info, Some(id), "released").write();
+/// Someone put the message (back) into `queue/`; it goes on as its state says.
+pub fn released(id: QueueId, next: Duration) {
+    event(Level::Info, Some(id), "released").pair("next", Span(next)).write();
 }
 
 /// Someone touched the message or edited its state.

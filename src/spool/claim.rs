@@ -131,7 +131,13 @@ impl Spool {
     fn write_outcome(&self, id: QueueId, state: State) -> io::Result<()> {
         let retry_in = state.retry_in;
         match self.try_write_outcome(id, &state) {
-            Ok(Wrote::Waits) => self.give_back(id, retry_in),
+            Ok(Wrote::Waits) => {
+                self.give_back(id, retry_in);
+                // Moved between the look above and now, it was nobody's change by hand to notice.
+                if !self.folders.eml(id).exists() {
+                    self.gone(id);
+                }
+            }
             Ok(Wrote::Left) => _ = self.schedule().forget(id),
             Err(error) => {
                 if let Some(slot) = self.schedule().slot_mut(id) {

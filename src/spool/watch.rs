@@ -169,10 +169,10 @@ impl Spool {
             let to = self.folders.state(id);
             fs::rename(&held, &to).map_err(|error| durable::located("move here", &to, error))?;
         }
-        let (_, waited) = self.wait_by_state(id);
+        let (wait, waited) = self.wait_by_state(id);
         let now = Now::read().boot;
-        self.schedule().wait(id, now, waited, now);
-        maillog::released(id);
+        self.schedule().wait(id, now + wait, waited, now);
+        maillog::released(id, wait);
         self.changed.notify_one();
         Ok(())
     }

@@ -273,3 +273,16 @@ impl Client {
         String::from_utf8_lossy(&rest).into_owned()
     }
 }
+
+/// Whether this machine has a program. If not, the test that needs it is named in the list that `make test` prints.
+pub fn have(program: &str, test: &str) -> bool {
+    let found = ["/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/bin"]
+        .iter()
+        .any(|folder| Path::new(folder).join(program).exists());
+    if !found {
+        let list = Path::new(env!("CARGO_TARGET_TMPDIR")).join("skipped");
+        let mut list = fs::OpenOptions::new().append(true).create(true).open(list).unwrap();
+        writeln!(list, "skipped: {test}: {program} is not installed").unwrap();
+    }
+    found
+}
