@@ -17,10 +17,7 @@ const OTHER_ID: &str = "0TQXGV0000002";
 
 /// A spool with these files in it, before the server starts.
 fn spool_with(found: &[(&str, &str)]) -> Server {
-    let server = Server::prepared("", "");
-    for folder in ["tmp", "queue", "hold", "failed", "drop"] {
-        fs::create_dir_all(server.path("spool").join(folder)).unwrap();
-    }
+    let server = Server::with_spool("");
     found.iter().for_each(|(name, content)| fs::write(server.path("spool").join(name), content).unwrap());
     server
 }

@@ -30,7 +30,10 @@ pub fn plan(envelope: &Envelope, laid_out_for: Option<&Address>, state: Option<&
     let unresolved = |target: &Target| target.via == Via::Alias && target.status == Status::Pending;
     let (open, mut targets): (Vec<Target>, Vec<Target>) = state.targets.iter().cloned().partition(unresolved);
     if open.is_empty() {
-        return Plan::Targets { state: state.clone(), record: false };
+        return match laid_out(envelope, laid_out_for, &state.targets) {
+            Some(address) => Plan::Rename(address),
+            None => Plan::Targets { state: state.clone(), record: false },
+        };
     }
     for target in &open {
         let route = site.route(&target.address, &target.reverse_path);
@@ -45,20 +48,26 @@ fn first(envelope: &Envelope, laid_out_for: Option<&Address>, state: Option<&Sta
         let route = site.route(&recipient.address, &envelope.reverse_path);
         route.ends.iter().for_each(|end| add(&mut targets, end, &recipient.address));
     }
-    let one_mailbox = match targets.as_slice() {
-        [only] if envelope.recipients.len() == 1 && only.via == Via::Mailbox && only.status == Status::Pending => {
-            Some(only)
-        }
-        _ => None,
-    };
-    if let Some(only) = one_mailbox
-        && laid_out_for == Some(&only.address)
-        && only.reverse_path == envelope.reverse_path
-    {
-        return Plan::Rename(only.address.clone());
+    if let Some(address) = laid_out(envelope, laid_out_for, &targets) {
+        return Plan::Rename(address);
     }
-    let record = one_mailbox.is_none();
+    let one_mailbox = matches!(targets.as_slice(), [only] if is_pending_mailbox(only));
+    let record = !one_mailbox || envelope.recipients.len() > 1;
     Plan::Targets { state: State { targets, ..state.cloned().unwrap_or_default() }, record }
+}
+
+/// The mailbox that the file was laid out for, if it is the one place the message still goes to.
+fn laid_out(envelope: &Envelope, laid_out_for: Option<&Address>, targets: &[Target]) -> Option<Address> {
+    let [only] = targets else { return None };
+    let fits = is_pending_mailbox(only)
+        && envelope.recipients.len() == 1
+        && laid_out_for == Some(&only.address)
+        && only.reverse_path == envelope.reverse_path;
+    fits.then(|| only.address.clone())
+}
+
+fn is_pending_mailbox(target: &Target) -> bool {
+    target.via == Via::Mailbox && target.status == Status::Pending
 }
 
 /// Adds the target of one end of a route, unless it is there already.

@@ -59,6 +59,15 @@ impl Server {
         Server { folder, child: None, log_before: 0 }
     }
 
+    /// As [`Server::prepared`], with the folders of the spool made.
+    pub fn with_spool(extra: &str) -> Server {
+        let server = Server::prepared(extra, "");
+        for folder in ["tmp", "queue", "hold", "failed", "drop"] {
+            fs::create_dir_all(server.path("spool").join(folder)).unwrap();
+        }
+        server
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }

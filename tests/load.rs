@@ -1,0 +1,129 @@
+//! Many at once: clients that send while the server is killed again and again, and clients that only hold on.
+
+mod support;
+
+use std::collections::{HashMap, HashSet};
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+use support::{Client, Server, eventually};
+
+/// What the sending clients share.
+struct Load {
+    address: Mutex<SocketAddr>,
+    stop: AtomicBool,
+    acknowledged: Mutex<Vec<String>>,
+}
+
+/// Sends messages, one after another, until told to stop; connects anew whenever the server is gone.
+fn send_on(load: &Load, client: usize) {
+    let mut number = 0;
+    while !load.stop.load(Ordering::Relaxed) {
+        let address = *load.address.lock().unwrap();
+        if session(load, address, client, &mut number).is_err() {
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+fn session(load: &Load, address: SocketAddr, client: usize, number: &mut usize) -> io::Result<()> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut ask = |octets: &[u8], code: &str| {
+        stream.write_all(octets)?;
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        if line.starts_with(code) { Ok(()) } else { Err(io::Error::other(line)) }
+    };
+    ask(b"", "220")?;
+    ask(b"HELO client.example\r\n", "250")?;
+    while !load.stop.load(Ordering::Relaxed) {
+        let name = format!("m-{client}-{number}");
+        *number += 1;
+        ask(b"MAIL FROM:<sender@far.example>\r\n", "250")?;
+        ask(b"RCPT TO:<ann@example.org>\r\n", "250")?;
+        ask(b"DATA\r\n", "354")?;
+        let body = "y".repeat(70) + "\r\n";
+        ask(format!("Subject: {name}\r\n\r\n{}END-{name}\r\n.\r\n", body.repeat(40)).as_bytes(), "250")?;
+        load.acknowledged.lock().unwrap().push(name);
+    }
+    Ok(())
+}
+
+/// How often each message is in the mailbox. None may be torn.
+fn found(server: &Server) -> HashMap<String, usize> {
+    let mut found = HashMap::new();
+    for message in server.mailbox("ann@example.org") {
+        let text = String::from_utf8(message).unwrap();
+        let name = text.split("Subject: ").nth(1).and_then(|rest| rest.lines().next()).expect("a subject").to_owned();
+        assert!(text.ends_with(&format!("END-{name}\r\n")), "torn: {text}");
+        *found.entry(name).or_default() += 1;
+    }
+    found
+}
+
+#[test]
+fn two_hundred_clients_lose_nothing_when_the_server_is_killed_ten_times() {
+    let mut server = Server::start("");
+    let load = Arc::new(Load {
+        address: Mutex::new(server.smtp_address()),
+        stop: AtomicBool::new(false),
+        acknowledged: Mutex::default(),
+    });
+    let clients: Vec<_> = (0..200)
+        .map(|client| {
+            let load = load.clone();
+            thread::Builder::new().stack_size(256 * 1024).spawn(move || send_on(&load, client)).unwrap()
+        })
+        .collect();
+    for round in 0..10u64 {
+        // A little longer each time, so that the kill meets every moment of the start and of the load.
+        thread::sleep(Duration::from_millis(100 + 77 * round));
+        server.kill();
+        server.run();
+        *load.address.lock().unwrap() = server.smtp_address();
+    }
+    load.stop.store(true, Ordering::Relaxed);
+    clients.into_iter().for_each(|client| client.join().unwrap());
+    let acknowledged = load.acknowledged.lock().unwrap().clone();
+    assert!(acknowledged.len() > 200, "only {} were acknowledged", acknowledged.len());
+    eventually("the queue is empty", || support::files(&server.path("spool/queue")).is_empty());
+    let found = found(&server);
+    let lost: Vec<_> = acknowledged.iter().filter(|name| !found.contains_key(*name)).collect();
+    let doubled: Vec<_> = found.iter().filter(|(_, count)| **count > 1).collect();
+    assert!(lost.is_empty() && doubled.is_empty(), "lost {lost:?}, doubled {doubled:?}");
+    let once: HashSet<_> = acknowledged.iter().collect();
+    assert_eq!(once.len(), acknowledged.len());
+    println!("acknowledged {}, found {}, lost 0, doubled 0", acknowledged.len(), found.len());
+}
+
+#[test]
+fn a_thousand_idle_connections_are_held_and_what_is_beyond_is_turned_away() {
+    let server = Server::start("[limits]\nconnections = 1010\nconnections_per_client = 1005\n");
+    let mut held: Vec<Client> = (0..1000).map(|_| server.smtp()).collect();
+    held.iter_mut().for_each(|client| _ = client.expect("220"));
+    for _ in 0..5 {
+        held.push(server.smtp());
+    }
+    let mut beyond = server.smtp();
+    beyond.expect("421 4.7.0 too many connections from your address");
+    server.logged(&[" turned-away ", "client=127.0.0.1", "protocol=smtp", "open=1005"]);
+    for client in held.iter_mut().take(1000) {
+        client.ask("NOOP", "250");
+    }
+    held.truncate(1000);
+    eventually("there is room again", || {
+        let mut client = server.smtp();
+        client.reply().starts_with("220")
+    });
+    let pid = server.pid();
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    println!(
+        "with 1000 idle connections: {}",
+        rollup.lines().find(|line| line.starts_with("Pss:")).unwrap_or_default()
+    );
+}
