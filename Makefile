@@ -1,0 +1,37 @@
+# make run    a complete server in the folder run/, without root and without a configuration of yours
+# make test   every test; installs the programs that tests speak with, where it may, and names what it had to skip
+# make check  format, lints, documentation
+# make install  into $(DESTDIR)$(PREFIX), with the man pages; make uninstall takes it away again
+
+PREFIX ?= /usr/local
+CARGO ?= cargo
+
+.PHONY: run build test check install uninstall
+
+build:
+	$(CARGO) build --release --locked
+
+run: build
+	@sh tests/demo.sh target/release/postrider
+
+test:
+	@sh tests/programs.sh
+	@rm -f target/tmp/skipped
+	$(CARGO) test --locked
+	@if [ -s target/tmp/skipped ]; then sort -u target/tmp/skipped; else echo "no test was skipped"; fi
+
+check:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+
+install: build
+	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/share/man/man5 $(DESTDIR)$(PREFIX)/share/man/man8
+	install target/release/postrider $(DESTDIR)$(PREFIX)/sbin/postrider
+	install -m 644 etc/*.5 $(DESTDIR)$(PREFIX)/share/man/man5
+	install -m 644 etc/*.8 $(DESTDIR)$(PREFIX)/share/man/man8
+
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/sbin/postrider
+	cd etc && for page in *.5; do rm -f $(DESTDIR)$(PREFIX)/share/man/man5/$$page; done
+	cd etc && for page in *.8; do rm -f $(DESTDIR)$(PREFIX)/share/man/man8/$$page; done

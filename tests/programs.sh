@@ -1,0 +1,32 @@
+#!/bin/sh
+# Installs the programs that tests speak with, where this account may; tests that lack one skip themselves and say so.
+set -u
+wanted="swaks:swaks msmtp:msmtp mpop:mpop fetchmail:fetchmail dovecot:dovecot-imapd doveadm:dovecot-core curl:curl \
+python3:python3 strace:strace postfix:postfix mandoc:mandoc"
+packages=
+for pair in $wanted; do
+    program=${pair%%:*}
+    PATH="$PATH:/usr/sbin:/sbin" command -v "$program" >/dev/null 2>&1 || packages="$packages ${pair#*:}"
+done
+[ -n "$packages" ] || exit 0
+if ! command -v apt-get >/dev/null 2>&1; then
+    echo "not installed, and there is no apt-get:$packages"
+    exit 0
+fi
+run=
+if [ "$(id -u)" != 0 ]; then
+    if sudo -n true 2>/dev/null; then run="sudo -n"; else
+        echo "not installed, and this account may not:$packages"
+        exit 0
+    fi
+fi
+log=$(mktemp)
+export DEBIAN_FRONTEND=noninteractive
+echo "installing for the tests:$packages"
+# shellcheck disable=SC2086
+if ! { $run apt-get update && $run apt-get install -y --no-install-recommends $packages; } >"$log" 2>&1; then
+    tail -n 5 "$log"
+    echo "could not install all of:$packages"
+fi
+rm -f "$log"
+exit 0
