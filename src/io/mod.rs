@@ -1,5 +1,6 @@
 //! Support: octets, lines, time and durable files. Nothing here knows what mail is.
 
+pub mod account;
 pub mod clock;
 pub mod dot;
 pub mod durable;

@@ -1,0 +1,65 @@
+//! Accounts of this system: who runs us, and becoming another for good.
+//!
+//! Becoming fails as a whole: after an error the process must end, because it may have given up a part of what it was.
+
+use std::ffi::CString;
+use std::io;
+
+use nix::unistd::{Uid, User, geteuid, getuid, initgroups, setgid, setuid};
+
+/// The account of this name.
+pub fn find(name: &str) -> io::Result<User> {
+    User::from_name(name)?.ok_or_else(|| {
+        let mend = format!("make it with adduser --system --group {name}");
+        io::Error::new(io::ErrorKind::NotFound, format!("this system has no account {name}; {mend}"))
+    })
+}
+
+/// Whether this process may become any account.
+pub fn is_root() -> bool {
+    geteuid().is_root()
+}
+
+/// Becomes the account for good, with its groups and no others. Nothing happens if this process runs as it already.
+pub fn become_account(name: &str) -> io::Result<()> {
+    let account = find(name)?;
+    if is(account.uid) {
+        return Ok(());
+    }
+    let failed = |error: nix::Error| {
+        let error = io::Error::from(error);
+        io::Error::new(error.kind(), format!("cannot become the account {name}: {error}; only root can"))
+    };
+    let c_name = CString::new(name).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    // The groups first: without root they can't be given up any more.
+    initgroups(&c_name, account.gid).map_err(failed)?;
+    setgid(account.gid).map_err(failed)?;
+    setuid(account.uid).map_err(failed)?;
+    if is(account.uid) { Ok(()) } else { Err(failed(nix::Error::EPERM)) }
+}
+
+fn is(account: Uid) -> bool {
+    geteuid() == account && getuid() == account
+}
+
+/// The name of the account that runs this process, or its number.
+pub fn own_name() -> String {
+    let uid = geteuid();
+    User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_account_that_is_not_there_is_named_with_the_mend() {
+        let error = become_account("nobody-has-this-name").unwrap_err().to_string();
+        assert!(error.contains("nobody-has-this-name") && error.contains("adduser"), "{error}");
+    }
+
+    #[test]
+    fn becoming_oneself_does_nothing() {
+        become_account(&own_name()).unwrap();
+    }
+}
