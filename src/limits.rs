@@ -168,3 +168,15 @@ pub const LOG_FLUSH: Duration = Duration::from_secs(1);
 
 /// Octets of a log line: the rest is cut, so that no peer can fill the disk with one.
 pub const LOG_LINE: usize = 4096;
+
+/// Octets in the name of a user: it is the name of a folder, and RFC 5321 §4.5.3.1.1 promises no sender more.
+pub const USER_NAME: usize = 64;
+
+/// KiB of memory that checking one argon2 hash may take, 1 GiB: libsodium's dearest preset; a typing error asks for more.
+pub const PASSWORD_MEMORY_KIB: u32 = 1024 * 1024;
+
+/// The dearest bcrypt hash that is checked: each step doubles the time, and this one takes some ten seconds.
+pub const BCRYPT_COST: u32 = 17;
+
+/// The most rounds of a SHA-crypt hash that is checked: some ten seconds as well.
+pub const SHA_CRYPT_ROUNDS: u32 = 10_000_000;

@@ -1,0 +1,239 @@
+//! One stored password: which schemes are taken, how one is checked, and how a new one is made.
+//!
+//! Taken are `{ARGON2ID}`, `{ARGON2I}`, `{SHA512-CRYPT}`, `{SHA256-CRYPT}`, `{BLF-CRYPT}`, and `{CRYPT}` or no scheme at
+//! all where the hash itself says which (that is Dovecot's rule too). A hash is checked for its form when it is read, so
+//! that [`Password::verify`] fails only for a wrong password.
+
+use argon2::password_hash::phc::PasswordHash;
+use argon2::password_hash::{PasswordHasher, PasswordVerifier};
+use argon2::{Argon2, Params};
+use sha_crypt::ShaCrypt;
+
+use crate::limits;
+
+/// A salt and a result that were drawn by lot: nobody knows a password that gives it.
+const OF_NOBODY: &str =
+    "$argon2id$v=19$m=19456,t=2,p=1$PBOuBiiHRAKkWKZJDGIJ8A$VwcfLUOqFbrK65uJQRck58EnpGHUhf9O4N34FN1NeHU";
+
+/// A hash with its salt and costs, in the form of crypt(3).
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password {
+    kind: Kind,
+    crypt: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Argon2,
+    Bcrypt,
+    ShaCrypt,
+}
+
+/// Hashes stay out of logs.
+impl std::fmt::Debug for Password {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "Password({:?})", self.kind)
+    }
+}
+
+impl Password {
+    /// Reads `{SCHEME}hash`; the error says what is wrong, and never quotes the hash.
+    pub fn parse(field: &str) -> Result<Password, String> {
+        let (scheme, crypt) = match field.strip_prefix('{').and_then(|rest| rest.split_once('}')) {
+            Some((scheme, crypt)) => (scheme.to_ascii_uppercase(), crypt),
+            None => ("CRYPT".to_owned(), field),
+        };
+        if crypt.is_empty() {
+            return Err("the password is missing".to_owned());
+        }
+        let kind = kind_of(crypt);
+        let fits = match scheme.as_str() {
+            "ARGON2ID" => crypt.starts_with("$argon2id$"),
+            "ARGON2I" => crypt.starts_with("$argon2i$"),
+            "SHA512-CRYPT" => crypt.starts_with("$6$"),
+            "SHA256-CRYPT" => crypt.starts_with("$5$"),
+            "BLF-CRYPT" => kind == Some(Kind::Bcrypt),
+            "CRYPT" => kind.is_some(),
+            _ => return Err(format!("the password scheme {{{scheme}}} is not known here")),
+        };
+        let Some(kind) = kind.filter(|_| fits) else {
+            return Err(format!("this is no {{{scheme}}} password"));
+        };
+        check_form(kind, crypt).map_err(|why| format!("this is no whole {{{scheme}}} password: {why}"))?;
+        Ok(Password { kind, crypt: crypt.to_owned() })
+    }
+
+    /// One that no password matches.
+    pub fn of_nobody() -> Password {
+        Password { kind: Kind::Argon2, crypt: OF_NOBODY.to_owned() }
+    }
+
+    /// Whether it was made from `password`.
+    pub fn verify(&self, password: &[u8]) -> bool {
+        match self.kind {
+            Kind::Argon2 => Argon2::default().verify_password(password, self.crypt.as_str()).is_ok(),
+            Kind::ShaCrypt => ShaCrypt::default().verify_password(password, self.crypt.as_str()).is_ok(),
+            Kind::Bcrypt => bcrypt::verify(password, &self.crypt).unwrap_or(false),
+        }
+    }
+
+    /// The part that says how much work a check is: all before the salt.
+    pub fn cost(&self) -> &str {
+        let has = |start: &str| self.crypt.split('$').nth(2).is_some_and(|field| field.starts_with(start));
+        let fields = match self.kind {
+            Kind::Argon2 => 2 + usize::from(has("v=")),
+            Kind::Bcrypt => 2,
+            Kind::ShaCrypt => 1 + usize::from(has("rounds=")),
+        };
+        let end = self.crypt.match_indices('$').nth(fields);
+        // The `$` after the costs belongs to them, or `$2y$1` would be the cost of `$2y$10` too.
+        end.map_or("", |(at, _)| &self.crypt[..=at])
+    }
+}
+
+/// `{ARGON2ID}` and the hash of a password, with argon2's default costs (19 MiB, two passes) and a random salt.
+pub fn hash(password: &[u8]) -> String {
+    let hash = Argon2::default().hash_password(password).expect("the kernel has random octets");
+    format!("{{ARGON2ID}}{hash}")
+}
+
+fn kind_of(crypt: &str) -> Option<Kind> {
+    [
+        ("$argon2", Kind::Argon2),
+        ("$2a$", Kind::Bcrypt),
+        ("$2b$", Kind::Bcrypt),
+        ("$2y$", Kind::Bcrypt),
+        ("$5$", Kind::ShaCrypt),
+        ("$6$", Kind::ShaCrypt),
+    ]
+    .into_iter()
+    .find_map(|(start, kind)| crypt.starts_with(start).then_some(kind))
+}
+
+/// Whether a check could succeed, and would end in bounded time and memory.
+fn check_form(kind: Kind, crypt: &str) -> Result<(), &'static str> {
+    match kind {
+        Kind::Argon2 => {
+            let hash = PasswordHash::new(crypt).map_err(|_| "it is cut short or mistyped")?;
+            let params = Params::try_from(&hash).map_err(|_| "its costs are out of range")?;
+            let whole = hash.salt.is_some() && hash.hash.is_some();
+            match () {
+                () if !whole => Err("it is cut short"),
+                () if params.m_cost() > limits::PASSWORD_MEMORY_KIB => Err("a check would take over 1 GiB of memory"),
+                () => Ok(()),
+            }
+        }
+        Kind::Bcrypt => {
+            let parts: bcrypt::HashParts = crypt.parse().map_err(|_| "it is cut short or mistyped")?;
+            if (4..=limits::BCRYPT_COST).contains(&parts.get_cost()) { Ok(()) } else { Err("its cost is out of range") }
+        }
+        Kind::ShaCrypt => {
+            let (length, fields) = (if crypt.starts_with("$5$") { 43 } else { 86 }, crypt.split('$').skip(2));
+            let mut fields = fields.peekable();
+            let rounds = fields.next_if(|field| field.starts_with("rounds="));
+            if rounds.is_some_and(|rounds| !rounds_fit(rounds)) {
+                return Err("its rounds are out of range");
+            }
+            let [_salt, result] = fields.collect::<Vec<_>>()[..] else { return Err("it is cut short or mistyped") };
+            let is_crypt64 = |octet: u8| octet.is_ascii_alphanumeric() || matches!(octet, b'.' | b'/');
+            let whole = result.len() == length && result.bytes().all(is_crypt64);
+            if whole { Ok(()) } else { Err("it is cut short or mistyped") }
+        }
+    }
+}
+
+fn rounds_fit(field: &str) -> bool {
+    let rounds = field.strip_prefix("rounds=").and_then(|number| number.parse().ok());
+    rounds.is_some_and(|rounds| sha_crypt::Params::new(rounds).is_ok() && rounds <= limits::SHA_CRYPT_ROUNDS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Made by `doveadm pw -s SCHEME`, the first of each pair with the password `correct horse`.
+    const BY_DOVECOT: [(&str, &str); 8] = [
+        (
+            "{SHA512-CRYPT}$6$sonMqz/A7vtF5ZMb$kJKqN/hxSp8suQ/LDd48i0hsAyH2f9xeVrXCBvJc5YXlQEbgpwiQQfE2QilCfoXp1pBlCEFs70dVtNSWE2bCr.",
+            "correct horse",
+        ),
+        (
+            "{SHA512-CRYPT}$6$rounds=1000$puIxURy2R1gQPeVj$ZdxBiDTX69TEUNcGKrkuUuGI3H.Q0/FwciQTIW6TgqJvg6thaDrHFzI81se/AxM4ifMzjX4gBPC0yG4LHhkCp0",
+            "correct horse",
+        ),
+        ("{SHA256-CRYPT}$5$5f5j1vUcZsiJaorf$wjyctsrlPTCGePV61NV7KNjax3Zuey9lY7dwleychy4", "correct horse"),
+        ("{BLF-CRYPT}$2y$05$xsrQ1OZpLaAyD9mH8qIU0.XgdBqPrnctCnHba5Zz9tiUDIRMAAssS", "correct horse"),
+        ("{BLF-CRYPT}$2y$05$WvitnIGwZoLVB1hcAQ2DTukNYmGkbawWMu7/0W.ElyONaM7cb4RB.", "pässword 🔑"),
+        ("{CRYPT}$2y$05$dbf29bTgvlplKhv5gcPux.QAn01IfxsFQI./Xhm/RQddkUEdh2S9G", "correct horse"),
+        ("$2y$05$5QjTN7jAqZX51TqYZzMQ.Oa1uFKyDxm7tlMsAq1fGSjFD8JZVQKeW", "correct horse"),
+        (
+            "{argon2id}$argon2id$v=19$m=65536,t=3,p=1$Qg0yzeDcQruM14lRJnPJpw$IZF2OG6wm8mwLrea3fbb8YJ+6PTJZCAI8/XjJgu5jRQ",
+            "correct horse",
+        ),
+    ];
+
+    #[test]
+    fn dovecots_hashes_verify() {
+        for (field, password) in BY_DOVECOT {
+            let stored = Password::parse(field).unwrap();
+            assert!(stored.verify(password.as_bytes()), "{field}");
+            assert!(!stored.verify(b"correct horsf"), "{field}");
+        }
+    }
+
+    #[test]
+    fn a_new_hash_verifies_and_has_its_own_salt() {
+        let (one, two) = (hash(b"secret"), hash(b"secret"));
+        assert!(one.starts_with("{ARGON2ID}$argon2id$v=19$m=19456,t=2,p=1$"), "{one}");
+        assert_ne!(one, two);
+        assert!(Password::parse(&one).unwrap().verify(b"secret"));
+        assert!(!Password::parse(&one).unwrap().verify(b"Secret"));
+    }
+
+    #[test]
+    fn what_could_never_verify_is_refused_when_read() {
+        for (field, why) in [
+            ("", "missing"),
+            ("{CRYPT}", "missing"),
+            ("{PLAIN}secret", "not known"),
+            ("{SHA512-CRYPT}$5$salt$x", "no {SHA512-CRYPT} password"),
+            ("{CRYPT}abcdefghijklm", "no {CRYPT} password"),
+            ("plain", "no {CRYPT} password"),
+            ("{SHA512-CRYPT}$6$salt$short", "cut short"),
+            ("{SHA512-CRYPT}$6$rounds=10$salt$x", "rounds"),
+            ("{BLF-CRYPT}$2y$05$xsrQ1OZpLaAyD9mH8qIU0", "cut short"),
+            ("{BLF-CRYPT}$2y$31$xsrQ1OZpLaAyD9mH8qIU0.XgdBqPrnctCnHba5Zz9tiUDIRMAAssS", "cost"),
+            ("{ARGON2ID}$argon2id$v=19$m=65536,t=3,p=1$Qg0yzeDcQruM14lRJnPJpw", "cut short"),
+            (
+                "{ARGON2ID}$argon2id$v=19$m=4000000,t=3,p=1$Qg0yzeDcQruM14lRJnPJpw$IZF2OG6wm8mwLrea3fbb8YJ+6PTJZCAI8/XjJgu5jRQ",
+                "1 GiB",
+            ),
+        ] {
+            let error = Password::parse(field).unwrap_err();
+            assert!(error.contains(why), "{field}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_cost_is_all_before_the_salt() {
+        let costs = BY_DOVECOT.map(|(field, _)| Password::parse(field).unwrap().cost().to_owned());
+        assert_eq!(
+            costs,
+            [
+                "$6$",
+                "$6$rounds=1000$",
+                "$5$",
+                "$2y$05$",
+                "$2y$05$",
+                "$2y$05$",
+                "$2y$05$",
+                "$argon2id$v=19$m=65536,t=3,p=1$"
+            ]
+        );
+    }
+
+    #[test]
+    fn the_hash_of_nobody_is_whole() {
+        assert!(Password::parse(OF_NOBODY).is_ok());
+    }
+}
