@@ -77,6 +77,15 @@ impl From<PathBuf> for LogTarget {
     }
 }
 
+impl fmt::Display for LogTarget {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LogTarget::Stderr => out.write_str("stderr"),
+            LogTarget::File(path) => path.display().fmt(out),
+        }
+    }
+}
+
 /// The addresses listened on.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields, default)]

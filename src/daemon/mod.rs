@@ -30,8 +30,8 @@ use signal_hook::iterator::Signals;
 
 use crate::config::Config;
 use crate::dns;
-use crate::io::listener;
 use crate::io::stream::{Connections, Full, Place};
+use crate::io::{account, listener};
 use crate::limits;
 use crate::mail::reply::{self, Reply};
 use crate::maillog;
@@ -78,15 +78,14 @@ pub fn serve(config_path: &Path) -> Result<(), StartError> {
     let site = reload::load(config_path).map_err(StartError::Wrong)?;
     let config = site.config.clone();
     let signals = Signals::new([SIGHUP, SIGTERM, SIGINT]).map_err(|error| unavailable("catch signals", &error, ""))?;
+    let ports = Ports::bind(&config)?;
+    if let Some(account) = &config.run_as {
+        account::become_account(account).map_err(|error| StartError::Unavailable(error.to_string()))?;
+    }
     maillog::start(&config.log).map_err(|error| {
-        unavailable(
-            format!("open the log {:?}", config.log),
-            &error,
-            "make its folder, or set log in the configuration",
-        )
+        unavailable(format!("open the log {}", config.log), &error, "make its folder, or set log in the configuration")
     })?;
     threads::log_panics();
-    let ports = Ports::bind(&config)?;
     let server = Server::start(site, config_path, ports)?;
     server.run(signals);
     Ok(())
@@ -104,7 +103,9 @@ impl Ports {
             listener::bind(*address).map_err(|error| {
                 let mend = match error.kind() {
                     io::ErrorKind::AddrInUse => "another server has it: stop that one, or set [listen]",
-                    io::ErrorKind::PermissionDenied => "ports below 1024 need root; start as root, or set [listen]",
+                    io::ErrorKind::PermissionDenied => {
+                        "ports below 1024 need root: start as root with run_as set, or set [listen]"
+                    }
                     _ => "set [listen] in the configuration",
                 };
                 unavailable(format!("listen on {address}"), &error, mend)
