@@ -1,4 +1,5 @@
 //! Many at once: clients that send while the server is killed again and again, and clients that only hold on.
+#![allow(clippy::print_stdout)]
 
 mod support;
 

@@ -112,7 +112,11 @@ fn writable_by_others(path: &Path) -> Option<Finding> {
 }
 
 fn errors(found: Vec<LocatedError>) -> Vec<Finding> {
-    found.into_iter().map(|error| Finding::error(error.to_string())).collect()
+    let finding = |error: LocatedError| {
+        let unreadable = error.line.is_none().then(|| host::unreadable(&error.path)).flatten();
+        unreadable.unwrap_or_else(|| Finding::error(error.to_string()))
+    };
+    found.into_iter().map(finding).collect()
 }
 
 fn read_users(config: &Config) -> (Users, Vec<Finding>) {

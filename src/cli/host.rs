@@ -129,6 +129,20 @@ fn standing(path: &Path) -> &Path {
     found.unwrap_or(Path::new("."))
 }
 
+/// The folder that a file stands in.
+pub fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// What is to be done where a file is there and the account may not read it.
+pub fn unreadable(path: &Path) -> Option<Finding> {
+    let name = account::own_name();
+    let denied = access(path, AccessFlags::R_OK) == Err(nix::Error::EACCES);
+    let mend =
+        format!("as root: chgrp {name} {0} && chmod g+r {0}, and chmod a+x the folders above it", path.display());
+    denied.then(|| Finding::error(format!("{}: {name} may not read it; {mend}", path.display())))
+}
+
 fn may_write(folder: &Path) -> bool {
     access(folder, AccessFlags::W_OK | AccessFlags::X_OK).is_ok()
 }
@@ -154,7 +168,7 @@ fn one_filesystem(config: &Config) -> Option<Finding> {
 }
 
 fn log(path: &Path) -> Finding {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder_of(path);
     let name = account::own_name();
     if !folder.is_dir() {
         let mend = format!("as root: install -d -o {name} {}", folder.display());

@@ -6,7 +6,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::{Failure, become_run_as, code_of, exit, misused, password, print};
+use super::{Failure, become_run_as, code_of, exit, host, misused, password, print};
 use crate::config::Config;
 use crate::io::table::{self, LocatedError};
 use crate::io::{account, durable};
@@ -116,12 +116,12 @@ fn change<C: Fn(&str) -> Result<String, EditError>>(
 }
 
 /// The users file usually stands in a folder of root's, where only root can replace it: root stays root there, and a new
-/// file is for the group of `run_as` to read. In a folder of `run_as` its own rights do.
+/// file is for the group of `run_as` to read. Where folder and file belong to `run_as`, its own rights do.
 fn become_editor(config: &Config) -> Result<Option<u32>, Failure> {
     let Some(name) = config.run_as.as_ref().filter(|_| account::is_root()) else { return Ok(None) };
     let account = account::find(name).map_err(|error| Failure::new(exit::CONFIG, format!("run_as: {error}")))?;
-    let folder = config.users.parent().and_then(|folder| folder.metadata().ok());
-    if folder.is_some_and(|folder| folder.uid() == account.uid.as_raw()) {
+    let is_theirs = |path: &Path| path.metadata().map(|metadata| metadata.uid() == account.uid.as_raw());
+    if is_theirs(host::folder_of(&config.users)).unwrap_or(false) && is_theirs(&config.users).unwrap_or(true) {
         become_run_as(config)?;
         return Ok(None);
     }
@@ -138,8 +138,8 @@ fn failure(config: &Config, error: EditError) -> Failure {
     let mend = match &error {
         EditError::Unwritable(error) if durable::is_no_space(error) => "; make room there".to_owned(),
         EditError::Unwritable(_) => {
-            let folder = config.users.parent().unwrap_or(Path::new("."));
-            format!("; the folder {} must be there and yours to write: try as root", folder.display())
+            let folder = host::folder_of(&config.users).display();
+            format!("; the folder {folder} must be there and yours to write: try as root")
         }
         _ => String::new(),
     };

@@ -36,7 +36,7 @@ use crate::limits;
 use crate::mail::reply::{self, Reply};
 use crate::maillog;
 use crate::route::{CurrentSite, Site};
-use crate::spool::{Spool, Watch};
+use crate::spool::{Pickup, Spool, Watch};
 use crate::{delivery, pop3, smtpd};
 use reload::Reloader;
 
@@ -140,6 +140,7 @@ impl Server {
             unavailable(format!("open the spool {}", config.spool.display()), &error, mend)
         })?;
         let watch = Watch::new(&spool).map_err(|error| unavailable("watch the spool", &error, ""))?;
+        let pickup = Pickup::new(&spool).map_err(|error| unavailable("watch the drop folder", &error, ""))?;
         let (spool, method) = (Arc::new(spool), writer.method());
         let site = Arc::new(CurrentSite::new(site));
         let reloader = Arc::new(Reloader::new(config_path, site.clone()));
@@ -160,6 +161,10 @@ impl Server {
         start.once("watch", {
             let (spool, reloader) = (spool.clone(), reloader.clone());
             move || watch.run(&spool, || reloader.reload_changed_tables())
+        });
+        start.restarting("pickup".to_owned(), {
+            let (spool, site) = (spool.clone(), site.clone());
+            move || pickup.run(&spool, &site)
         });
         for number in 1..=2 {
             let thread = name_thread.clone();

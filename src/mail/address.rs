@@ -82,6 +82,12 @@ pub enum Host {
     Literal(IpAddr),
 }
 
+impl From<Domain> for Host {
+    fn from(domain: Domain) -> Host {
+        Host::Domain(domain)
+    }
+}
+
 impl FromStr for Host {
     type Err = AddressError;
 
@@ -116,15 +122,15 @@ pub struct Address {
 }
 
 impl Address {
-    /// The address of `local_part` (without quotes) at `domain`.
-    pub fn new(local_part: &str, domain: Domain) -> Result<Address, AddressError> {
+    /// The address of `local_part` (without quotes) at `host`.
+    pub fn new(local_part: &str, host: impl Into<Host>) -> Result<Address, AddressError> {
         if local_part.len() > limits::LOCAL_PART {
             return Err(AddressError("the local-part is too long"));
         }
         if local_part.chars().any(char::is_control) {
             return Err(AddressError("the local-part holds a control character"));
         }
-        Ok(Address { local_part: local_part.to_owned(), host: Host::Domain(domain) })
+        Ok(Address { local_part: local_part.to_owned(), host: host.into() })
     }
 
     /// The part before the @, without quotes.

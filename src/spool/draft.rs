@@ -35,7 +35,11 @@ impl Spool {
     /// Begins a message. Where its one recipient is a mailbox of this host, `mailbox` lays it out for a delivery by one
     /// rename: the fields of a delivered message stand above its envelope.
     pub fn begin(&self, envelope: Envelope, mailbox: Option<&Address>) -> io::Result<Draft> {
-        let id = self.new_id()?;
+        self.begin_as(self.new_id()?, envelope, mailbox)
+    }
+
+    /// As [`Spool::begin`], with an id that was taken before.
+    pub(super) fn begin_as(&self, id: QueueId, envelope: Envelope, mailbox: Option<&Address>) -> io::Result<Draft> {
         let path = self.folders.tmp.join(id.to_string());
         let file = durable::create_new(&path)?;
         let above = match mailbox {

@@ -33,7 +33,7 @@ mod aside;
 mod claim;
 mod draft;
 mod entry;
-pub mod pickup;
+mod pickup;
 mod schedule;
 pub mod state;
 mod sweep;
@@ -50,6 +50,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 pub use claim::{Claim, Renamed};
 pub use draft::Draft;
+pub use pickup::Pickup;
 pub use watch::Watch;
 pub use writer::Writer;
 

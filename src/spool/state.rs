@@ -325,7 +325,7 @@ mod tests {
                 when: next.map(Duration::from_secs),
                 reverse_path: if flag { ReversePath::Null } else { ReversePath::Address("a@b.org".parse().unwrap()) },
                 reply,
-                ..target(&Address::new(&local, "example.org".parse().unwrap()).unwrap().to_string())
+                ..target(&Address::new(&local, "example.org".parse::<crate::mail::address::Host>().unwrap()).unwrap().to_string())
             }).collect();
             let state = State {
                 attempts, waited: Duration::from_secs(waited), next_attempt: next.map(Duration::from_secs),

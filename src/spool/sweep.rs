@@ -43,6 +43,7 @@ pub(super) const MEND_NAME: &str =
 impl Spool {
     pub(super) fn sweep(&self) -> io::Result<()> {
         let drafts = self.remove_drafts()?;
+        self.clear_taken_drops()?;
         let mut aside = 0;
         let mut states = Vec::new();
         let mut entries = Vec::new();
@@ -82,6 +83,23 @@ impl Spool {
             }
         }
         Ok(drafts.len())
+    }
+
+    /// A dropped file that is an entry already: only its removal was missed. This comes before anything is scheduled, or
+    /// the entry could be delivered, and the file taken again.
+    fn clear_taken_drops(&self) -> io::Result<()> {
+        for name in names(&self.folders.drop)? {
+            if taken_as(&name).is_some_and(|id| self.is_entry(id)) {
+                durable::remove(&self.folders.drop.join(&name))?;
+            }
+        }
+        durable::sync_dir(&self.folders.drop)
+    }
+
+    /// Whether there is a message of this id, in the queue or set aside.
+    pub(super) fn is_entry(&self, id: QueueId) -> bool {
+        let folders = [&self.folders.queue, &self.folders.hold, &self.folders.failed];
+        folders.iter().any(|folder| folder.join(eml(id)).exists())
     }
 
     /// New ids are later than those in the other folders too, or a file moved back could meet its namesake.
@@ -139,6 +157,11 @@ fn wait_of(state: &State, wall: Duration) -> Duration {
     let by_clock = state.next_attempt.map_or(Duration::ZERO, |next| next.saturating_sub(wall));
     // A person who sets Next-Attempt by hand may leave Retry-In out.
     if state.retry_in.is_zero() { by_clock } else { by_clock.min(state.retry_in) }
+}
+
+/// The id as which a file in `drop/` is being taken, by its name `.ID`.
+pub(super) fn taken_as(name: &OsString) -> Option<QueueId> {
+    name.to_str()?.strip_prefix('.')?.parse().ok()
 }
 
 pub(super) fn names(folder: &Path) -> io::Result<Vec<OsString>> {

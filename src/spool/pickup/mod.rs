@@ -1,26 +1,173 @@
-//! The server as one process.
+//! `drop/`: anyone allowed may put a message here; it is taken, or set aside with a report.
+//!
+//! ```text
+//! drop/NAME → drop/.ID → read from one descriptor → queue/ID.eml, not yet scheduled → unlink drop/.ID, sync → scheduled
+//! ```
+//!
+//! What is moved in is taken at once; what is written in place, once it was closed and unchanged for a while. Nothing is
+//! removed that is not in the queue, and nothing overwritten: a file that can't be taken becomes `NAME.bad` beside
+//! `NAME.report`, one that changes while it is read is given back, and lack of space or an error of the disk leaves it
+//! where it is, to be tried again. After a crash a `.ID` whose entry exists is removed at start, else taken again.
 
-use std::fmt;
+mod intake;
+pub mod message;
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::io;
 use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
 
-/// What keeps the server from starting.
+use nix::sys::inotify::AddWatchFlags;
+
+use super::Spool;
+use super::sweep::{names, taken_as};
+use super::watch::{Change, Events};
+use crate::limits;
+use crate::mail::queue_id::QueueId;
+use crate::maillog;
+use crate::route::CurrentSite;
+use intake::Taken;
+
+/// The body of the pickup thread.
 #[derive(Debug)]
-pub struct StartError;
+pub struct Pickup {
+    events: Events,
+}
 
-impl StartError {
-    /// As sysexits(3) has it.
-    pub fn exit_code(&self) -> u8 {
-        69
+impl Pickup {
+    /// Begins to watch; what happens from here on is noticed by [`Pickup::run`].
+    pub fn new(spool: &Spool) -> io::Result<Pickup> {
+        let flags = AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_CREATE;
+        Ok(Pickup { events: Events::of(&spool.folders().drop, flags)? })
+    }
+
+    /// Takes files until the spool is stopped.
+    pub fn run(&self, spool: &Spool, site: &CurrentSite) {
+        let mut files = Files { spool, site, waiting: HashMap::new(), uncleared: Vec::new() };
+        files.resume();
+        files.rescan();
+        while !spool.is_stopping() {
+            for change in self.events.next(limits::WATCH) {
+                files.notice(change);
+            }
+            files.take_settled();
+            files.uncleared.retain(|id| !intake::clear(spool, *id));
+        }
     }
 }
 
-impl fmt::Display for StartError {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("the server is not built yet")
+/// The files of `drop/` that are not done with.
+struct Files<'a> {
+    spool: &'a Spool,
+    site: &'a CurrentSite,
+    waiting: HashMap<OsString, Waiting>,
+    /// Entries whose file in `drop/` could not be removed yet.
+    uncleared: Vec<QueueId>,
+}
+
+/// A file that may still be written to.
+struct Waiting {
+    stamp: Option<(SystemTime, u64)>,
+    since: Instant,
+    wait: Duration,
+}
+
+impl Files<'_> {
+    /// What a crash left between its new name and the queue, or a panic between the queue and its removal.
+    fn resume(&mut self) {
+        for id in self.names().iter().filter_map(taken_as) {
+            let name = OsString::from(id.to_string());
+            let taken = match self.spool.is_entry(id) {
+                true => Ok(Taken::Entry(id)),
+                false => intake::take(self.spool, &self.site.get(), id, &name),
+            };
+            self.note(name, taken);
+        }
+    }
+
+    /// Whatever is there and was not noticed.
+    fn rescan(&mut self) {
+        for name in self.names() {
+            if !self.waiting.contains_key(&name) && !self.is_left_alone(&name) {
+                self.wait_for(name, limits::DROP_UNCLOSED);
+            }
+        }
+    }
+
+    fn names(&self) -> Vec<OsString> {
+        names(&self.spool.folders().drop).unwrap_or_else(|error| {
+            maillog::spool_error(None, error);
+            Vec::new()
+        })
+    }
+
+    fn notice(&mut self, change: Change) {
+        match change {
+            Change::Lost => self.rescan(),
+            Change::File(name, _) if self.is_left_alone(&name) => {}
+            Change::File(name, what) if what.contains(AddWatchFlags::IN_MOVED_TO) => self.take(name),
+            Change::File(name, what) => {
+                let closed = what.contains(AddWatchFlags::IN_CLOSE_WRITE);
+                self.wait_for(name, if closed { limits::DROP_SETTLED } else { limits::DROP_UNCLOSED });
+            }
+        }
+    }
+
+    fn wait_for(&mut self, name: OsString, wait: Duration) {
+        let stamp = stamp(&self.spool.folders().drop.join(&name));
+        self.waiting.insert(name, Waiting { stamp, since: Instant::now(), wait });
+    }
+
+    /// Takes what was unchanged for long enough.
+    fn take_settled(&mut self) {
+        let is_due = |(_, file): &(&OsString, &Waiting)| file.since.elapsed() >= file.wait;
+        let due: Vec<OsString> = self.waiting.iter().filter(is_due).map(|(name, _)| name.clone()).collect();
+        for name in due {
+            let Some(file) = self.waiting.remove(&name) else { continue };
+            match stamp(&self.spool.folders().drop.join(&name)) {
+                now if now == file.stamp && now.is_some() => self.take(name),
+                Some(_) => self.wait_for(name, file.wait),
+                None => {}
+            }
+        }
+    }
+
+    fn take(&mut self, name: OsString) {
+        self.waiting.remove(&name);
+        let taken = intake::rename_and_take(self.spool, &self.site.get(), &name);
+        self.note(name, taken);
+    }
+
+    fn note(&mut self, name: OsString, taken: io::Result<Taken>) {
+        match taken {
+            Ok(Taken::Entry(id)) => {
+                if !intake::clear(self.spool, id) {
+                    self.uncleared.push(id);
+                }
+            }
+            Ok(Taken::SetAside | Taken::Gone) => {}
+            Ok(Taken::GivenBack) => self.wait_for(name, limits::DROP_SETTLED),
+            Err(error) => {
+                maillog::drop_waits(Path::new(&name), error);
+                self.wait_for(name, limits::IO_RETRY);
+            }
+        }
+    }
+
+    /// Hidden files are still being written; `.bad` files and their reports are for a person.
+    fn is_left_alone(&self, name: &OsStr) -> bool {
+        let text = name.as_encoded_bytes();
+        let is_report = || {
+            let stem = text.strip_suffix(b".report").map(String::from_utf8_lossy);
+            let bad = stem.map(|stem| self.spool.folders().drop.join(format!("{stem}.bad")));
+            bad.is_some_and(|bad| bad.symlink_metadata().is_ok())
+        };
+        text.starts_with(b".") || text.ends_with(b".bad") || is_report()
     }
 }
 
-/// Runs the server until it is told to stop.
-pub fn serve(_config: &Path) -> Result<(), StartError> {
-    Err(StartError)
+fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
+    let metadata = path.symlink_metadata().ok()?;
+    Some((metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH), metadata.len()))
 }
