@@ -79,6 +79,16 @@ pub const LOGIN_DELAY: Duration = Duration::from_secs(1);
 /// How many passwords are checked at once: each takes 19 MiB of memory for as long as it lasts.
 pub const LOGIN_CHECKS: usize = 4;
 
+/// How long a login waits for its turn to be checked: [`LOGIN_CHECKS`] guessers keep no owner out for longer.
+pub const LOGIN_WAIT: Duration = Duration::from_secs(10);
+
+/// Octets in a unique-id (RFC 1939 §7).
+pub const POP3_UID: usize = 70;
+
+/// How often a folder of a mailbox is read again because it changed meanwhile: enough for one reader's renames, and
+/// bounded where mail comes all the time.
+pub const POP3_READS: usize = 3;
+
 /// Messages in a mailbox that one POP3 session lists: a few tens of octets each.
 pub const POP3_MESSAGES: usize = 1_000_000;
 

@@ -1,16 +1,335 @@
-//! stub
-use crate::io::stream::Place;
-use crate::route::CurrentSite;
-use std::sync::Arc;
-/// s
-pub struct Server;
-impl Server {
-    /// n
-    pub fn new(_: Arc<CurrentSite>) -> Server {
-        Server
+//! One POP3 connection: reads commands, asks the session, reads the mailbox, and writes answers.
+//!
+//! Promises: one answer a command, in order; messages are removed only at QUIT, and a connection that ends otherwise
+//! removes none; every wait is bounded, reads by silence and by the whole command, writes by the slowest line worth
+//! waiting for; memory is flat, whatever a message or a list holds. Answers are written out once the client has to be
+//! waited for, so that pipelined commands share packets. At shutdown a client that waits is told, and loses nothing.
+
+use std::io::{self, Read, Write};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use super::command::{Command, Refusal};
+use super::listing::Listing;
+pub use super::login::Server;
+use super::login::{Denied, Login};
+use super::mailbox::Content;
+use super::message::Top;
+use super::reply::{self, Answer};
+use super::session::{Next, Rows, Session, Terms};
+use crate::io::dot::Stuff;
+use crate::io::line::{Line, LineReader};
+use crate::io::stream::{Place, Stream};
+use crate::limits;
+use crate::maillog;
+
+/// What a client beyond the cap is told instead of a greeting.
+pub const TOO_MANY: &[u8] = b"-ERR [SYS/TEMP] too many connections; try again later\r\n";
+
+/// The body of a connection's thread.
+pub fn serve(place: Place, server: &Server) {
+    let Ok(stream) = Stream::new(place, limits::POP3_TIMEOUT, limits::WRITE_TIMEOUT) else { return };
+    let client = stream.peer().ip().to_canonical();
+    let site = server.site.get();
+    let terms = Terms { cleartext: site.config.may_log_in_clear(client), errors: site.config.limits.errors };
+    let greeting = reply::greeting(&site.config.hostname);
+    drop(site);
+    let reader = LineReader::new(Wire { stream, out: Vec::new() });
+    let mut connection = Connection { server, reader, session: Session::new(terms), client };
+    connection.answer(&greeting);
+    let end = connection.run();
+    connection.finish(end);
+}
+
+struct Connection<'a> {
+    server: &'a Server,
+    reader: LineReader<Wire>,
+    session: Session,
+    client: IpAddr,
+}
+
+/// Why a connection ends.
+enum End {
+    /// The last answer was given.
+    Over,
+    /// As [`End::Over`], and it was this server that ended it.
+    Cut(&'static str),
+    /// The client was silent or slow for too long: it is told nothing (RFC 1939 §3).
+    Silent,
+    /// A message broke off in the middle, where nothing can be told.
+    Broken,
+    /// The peer is gone.
+    Gone,
+}
+
+/// What the wire fails with; errors of files never become one.
+impl From<io::Error> for End {
+    fn from(error: io::Error) -> End {
+        match error.kind() {
+            io::ErrorKind::TimedOut => End::Silent,
+            _ => End::Gone,
+        }
     }
 }
-/// t
-pub const TOO_MANY: &[u8] = b"";
-/// s
-pub fn serve(_: Place, _: &Server) {}
+
+impl Connection<'_> {
+    fn run(&mut self) -> End {
+        loop {
+            let line = match self.command() {
+                Ok(line) => line,
+                Err(end) => return end,
+            };
+            let next = self.session.step(line);
+            if let Err(end) = self.obey(next) {
+                return end;
+            }
+        }
+    }
+
+    /// The next command line, or why it is none.
+    fn command(&mut self) -> Result<Result<Command, Refusal>, End> {
+        self.reader.get_mut().stream.set_deadline(limits::POP3_TIMEOUT);
+        let (answer, why) = match self.reader.line(limits::POP3_LINE) {
+            Ok(Line::Text(text)) => return Ok(Command::parse(text)),
+            Ok(Line::TooLong) => return Ok(Err(Refusal::TooLong)),
+            Ok(Line::BareLf) => (reply::BARE_LINE_FEED, "a line that a bare LF ends"),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => (reply::ENDLESS, "a line without an end"),
+            Err(error) => return Err(error.into()),
+            Ok(Line::End) => {
+                if !self.reader.get_mut().stream.closing() {
+                    return Err(End::Gone);
+                }
+                (reply::STOPPING, "the server stops")
+            }
+        };
+        self.answer(&answer);
+        Err(End::Cut(why))
+    }
+
+    fn obey(&mut self, next: Next) -> Result<(), End> {
+        match next {
+            Next::Answer(answer) => {
+                if answer == reply::NO_CLEARTEXT {
+                    maillog::login_failed(self.client, "-", "not in clear from this address");
+                }
+                self.answer(&answer);
+                Ok(())
+            }
+            Next::Close(answer) => {
+                self.answer(&answer);
+                Err(if answer == reply::TOO_MANY_ERRORS {
+                    End::Cut("too many errors")
+                } else if answer == reply::WRONG_TOO_OFTEN {
+                    End::Cut("too many wrong passwords")
+                } else {
+                    End::Over
+                })
+            }
+            Next::List(answer, rows) => {
+                self.answer(&answer);
+                self.list(rows)
+            }
+            Next::Message { index, lines } => self.message(index, lines),
+            Next::Login { name, password } => {
+                let next = self.log_in(&name, &password.0);
+                self.obey(next)
+            }
+            Next::Remove => {
+                let answer = self.remove();
+                self.answer(&answer);
+                Err(End::Over)
+            }
+        }
+    }
+
+    /// Opens the mailbox, or says why not.
+    fn log_in(&mut self, name: &str, password: &[u8]) -> Next {
+        let denied = match self.server.log_in(name, password) {
+            Ok(login) => {
+                let listing = &login.mailbox.listing;
+                maillog::login(self.client, &login.address, listing.left(), listing.octets());
+                return self.session.enter(login);
+            }
+            Err(denied) => denied,
+        };
+        let (answer, why) = match denied {
+            Denied::Wrong(why) => (reply::WRONG, why),
+            Denied::InUse => (reply::IN_USE, "another session has the mailbox"),
+            Denied::Busy => (reply::BUSY, "too many logins at once"),
+            Denied::Unreadable(address, error) => {
+                maillog::mailbox_error(&address, error);
+                (reply::CANNOT_OPEN, "the mailbox can't be read")
+            }
+        };
+        maillog::login_failed(self.client, name, why);
+        if answer == reply::WRONG {
+            std::thread::sleep(limits::LOGIN_DELAY);
+        }
+        self.session.deny(answer)
+    }
+
+    fn list(&mut self, rows: Rows) -> Result<(), End> {
+        let (wire, session) = (self.reader.get_mut(), &mut self.session);
+        match (rows, session.login()) {
+            (Rows::Capabilities, _) => {
+                session.capabilities().try_for_each(|line| wire.put(format_args!("{line}\r\n")))?;
+            }
+            (Rows::Sizes, Some(login)) => {
+                let listing = &login.mailbox.listing;
+                left(listing).try_for_each(|(n, at)| wire.put(format_args!("{n} {}\r\n", listing.size(at))))?;
+            }
+            (Rows::Uids, Some(login)) => {
+                let listing = &login.mailbox.listing;
+                left(listing).try_for_each(|(n, at)| wire.put(format_args!("{n} {}\r\n", listing.uid(at))))?;
+            }
+            // The session lists messages in the Transaction state only.
+            (Rows::Sizes | Rows::Uids, None) => {}
+        }
+        Ok(wire.put(format_args!(".\r\n"))?)
+    }
+
+    /// Sends a message, or why it can't be sent.
+    fn message(&mut self, index: usize, lines: Option<u64>) -> Result<(), End> {
+        let wire = self.reader.get_mut();
+        // The session asks for messages in the Transaction state only.
+        let Some(login) = self.session.login() else { return Err(End::Broken) };
+        let answer = match login.mailbox.message(index) {
+            Ok(Some(content)) => {
+                let answer = lines.map_or_else(|| reply::message(login.mailbox.listing.size(index)), |_| reply::TOP);
+                answer.write_to(&mut wire.out);
+                login.fetched += usize::from(lines.is_none());
+                let sent = wire.send(content, lines.map(Top::new));
+                if let Err(Sending::File(error)) = &sent {
+                    maillog::mailbox_error(&login.address, error);
+                }
+                return sent.map_err(End::from);
+            }
+            Ok(None) => reply::GONE,
+            Err(error) => {
+                maillog::mailbox_error(&login.address, error);
+                reply::CANNOT_READ
+            }
+        };
+        self.answer(&answer);
+        Ok(())
+    }
+
+    /// The UPDATE state (RFC 1939 §6). The mailbox is free again before the client hears of it.
+    fn remove(&mut self) -> Answer {
+        let Some(mut login) = self.session.leave() else { return reply::BYE };
+        let (removed, result) = login.mailbox.remove_deleted();
+        let answer = match result {
+            Ok(()) => reply::BYE,
+            Err(error) => {
+                maillog::mailbox_error(&login.address, error);
+                reply::NOT_REMOVED
+            }
+        };
+        self.log_out(login, removed);
+        answer
+    }
+
+    fn log_out(&self, login: Login, removed: usize) {
+        let all = login.mailbox.listing.indexes().len();
+        maillog::logout(self.client, &login.address, login.fetched, removed, all - removed);
+    }
+
+    fn answer(&mut self, answer: &Answer) {
+        answer.write_to(&mut self.reader.get_mut().out);
+    }
+
+    /// Says what is left to say, to the client and to the log.
+    fn finish(&mut self, end: End) {
+        if let Some(login) = self.session.leave() {
+            self.log_out(login, 0);
+        }
+        let why = match end {
+            End::Cut(why) => Some(why),
+            End::Silent => Some("silent or slow for too long"),
+            End::Broken => Some("a message could not be read to its end"),
+            End::Over | End::Gone => None,
+        };
+        if let Some(why) = why {
+            maillog::cut_off("pop3", self.client, why);
+        }
+        if matches!(end, End::Over | End::Cut(_)) {
+            // A client that hears nothing any more needs no last word.
+            let _ = self.reader.get_mut().flush_out();
+        }
+    }
+}
+
+/// The numbers and indexes of the messages that are not marked as deleted.
+fn left(listing: &Listing) -> impl Iterator<Item = (usize, usize)> {
+    listing.left_indexes().map(|index| (index + 1, index))
+}
+
+/// The stream, and what is still to be written to it. A read first writes everything: who waits for the client has
+/// nothing left to say.
+struct Wire {
+    stream: Stream,
+    out: Vec<u8>,
+}
+
+/// Why a message broke off.
+enum Sending {
+    Wire(io::Error),
+    File(io::Error),
+}
+
+impl From<Sending> for End {
+    fn from(sending: Sending) -> End {
+        match sending {
+            Sending::Wire(error) => error.into(),
+            Sending::File(_) => End::Broken,
+        }
+    }
+}
+
+impl Read for Wire {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.flush_out()?;
+        self.stream.set_waiting(true);
+        let count = self.stream.read(into);
+        self.stream.set_waiting(false);
+        count
+    }
+}
+
+impl Wire {
+    fn put(&mut self, line: std::fmt::Arguments<'_>) -> io::Result<()> {
+        self.out.write_fmt(line)?;
+        if self.out.len() >= limits::MESSAGE_BUFFER { self.flush_out() } else { Ok(()) }
+    }
+
+    /// Sends a message, or its top, with its final dot.
+    fn send(&mut self, mut content: Content, mut top: Option<Top>) -> Result<(), Sending> {
+        let begun = Instant::now();
+        let mut sent = 0;
+        let mut stuff = Stuff::default();
+        let mut block = vec![0; limits::MESSAGE_BUFFER];
+        while !top.as_ref().is_some_and(Top::is_over) {
+            let count = content.read(&mut block).map_err(Sending::File)?;
+            if count == 0 {
+                break;
+            }
+            let wanted = top.as_mut().map_or(count, |top| top.feed(&block[..count]));
+            stuff.feed(&block[..wanted], &mut self.out);
+            self.flush_out().map_err(Sending::Wire)?;
+            sent += wanted as u64;
+            if begun.elapsed() > limits::DATA_TIMEOUT + Duration::from_secs(sent / limits::DATA_RATE) {
+                return Err(Sending::Wire(io::ErrorKind::TimedOut.into()));
+            }
+        }
+        stuff.finish(&mut self.out);
+        Ok(())
+    }
+
+    fn flush_out(&mut self) -> io::Result<()> {
+        let written = self.stream.write_all(&self.out);
+        self.out.clear();
+        // A large message's buffer would stay with every idle session.
+        self.out.shrink_to(limits::COMMAND_BUFFER);
+        written
+    }
+}
