@@ -325,7 +325,8 @@ fn typed(host: &Host, verb: &str, lines: &[&str]) -> (Ended, String) {
     let output = child.wait_with_output().unwrap();
     let echoes = nix::sys::termios::tcgetattr(&slave).unwrap().local_flags;
     assert!(echoes.contains(nix::sys::termios::LocalFlags::ECHO), "the terminal is left as it was");
-    drop(slave);
+    // The command holds one end too.
+    drop((slave, command));
     let mut shown = Vec::new();
     // A terminal that nobody holds any more ends with EIO.
     let _ = person.read_to_end(&mut shown);
