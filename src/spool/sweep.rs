@@ -43,7 +43,6 @@ pub(super) const MEND_NAME: &str =
 impl Spool {
     pub(super) fn sweep(&self) -> io::Result<()> {
         let drafts = self.remove_drafts()?;
-        self.clear_taken_drops()?;
         let mut aside = 0;
         let mut states = Vec::new();
         let mut entries = Vec::new();
@@ -60,6 +59,9 @@ impl Spool {
                     }
                 }
             }
+        }
+        if !entries.is_empty() {
+            self.clear_taken_drops()?;
         }
         entries.iter().for_each(|&id| self.saw_id(id));
         self.see_other_ids()?;
@@ -86,7 +88,8 @@ impl Spool {
     }
 
     /// A dropped file that is an entry already: only its removal was missed. This comes before anything is scheduled, or
-    /// the entry could be delivered, and the file taken again.
+    /// the entry could be delivered, and the file taken again. Synced even if none is seen: a removal just before a
+    /// crash may not be durable yet.
     fn clear_taken_drops(&self) -> io::Result<()> {
         for name in names(&self.folders.drop)? {
             if taken_as(&name).is_some_and(|id| self.is_entry(id)) {
