@@ -3,13 +3,14 @@
 //! An empty file is a safe one. What is wrong is a [`ConfigError`] that names the file and the line, shows the place and
 //! says what would be right. Paths may be relative; they are meant from the folder of the configuration.
 
+mod value;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -27,17 +28,17 @@ pub const DEFAULT_PATH: &str = "/etc/postrider/postrider.toml";
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// The name of this host, in greetings, Received fields and file names.
-    #[serde(deserialize_with = "from_text")]
+    #[serde(deserialize_with = "value::from_text")]
     pub hostname: Domain,
     /// The domains whose mail ends here; the first is the one of names without a domain. Default: the hostname.
-    #[serde(deserialize_with = "from_texts")]
+    #[serde(deserialize_with = "value::from_texts")]
     pub local_domains: Vec<Domain>,
     /// The spool directory.
     pub spool: PathBuf,
     /// Where the mailboxes are. Default: `mail` in the spool.
     pub mailboxes: PathBuf,
     /// Who gets the postmaster's mail.
-    #[serde(deserialize_with = "from_text_maybe")]
+    #[serde(deserialize_with = "value::from_text_maybe")]
     pub postmaster: Option<Address>,
     /// The users file.
     pub users: PathBuf,
@@ -101,7 +102,7 @@ pub struct Listen {
 #[serde(deny_unknown_fields, default)]
 pub struct Relay {
     /// Networks whose clients may send to any domain.
-    #[serde(deserialize_with = "networks")]
+    #[serde(deserialize_with = "value::networks")]
     pub from: Vec<IpNet>,
 }
 
@@ -110,7 +111,7 @@ pub struct Relay {
 #[serde(deny_unknown_fields, default)]
 pub struct Pop3 {
     /// Networks whose clients may send their password in clear.
-    #[serde(deserialize_with = "networks")]
+    #[serde(deserialize_with = "value::networks")]
     pub cleartext: Vec<IpNet>,
 }
 
@@ -151,13 +152,13 @@ pub struct Delivery {
     /// How many threads deliver.
     pub threads: usize,
     /// The shortest wait between two attempts.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "value::duration")]
     pub retry_min: Duration,
     /// The longest wait between two attempts.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "value::duration")]
     pub retry_max: Duration,
     /// How long a message waits until it has failed.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "value::duration")]
     pub give_up: Duration,
 }
 
@@ -166,7 +167,7 @@ pub struct Delivery {
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Octets in a message.
-    #[serde(deserialize_with = "size")]
+    #[serde(deserialize_with = "value::size")]
     pub message_size: u64,
     /// Recipients in a transaction.
     pub recipients: usize,
@@ -175,7 +176,7 @@ pub struct Limits {
     /// Errors in a session.
     pub errors: u32,
     /// How long a client may take for a command.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "value::duration")]
     pub command_timeout: Duration,
     /// SMTP connections; unset, what memory, processes and descriptors allow.
     pub connections: Option<usize>,
@@ -186,7 +187,7 @@ pub struct Limits {
     /// Targets one message may be resolved to.
     pub targets: usize,
     /// Octets kept free on the spool's disk.
-    #[serde(deserialize_with = "size")]
+    #[serde(deserialize_with = "value::size")]
     pub free_space: u64,
 }
 
@@ -394,64 +395,6 @@ fn loopback() -> Vec<IpNet> {
 fn own_hostname() -> Domain {
     let name = dns_lookup::get_hostname().unwrap_or_default();
     name.parse().or_else(|_| "localhost".parse()).expect("localhost is a domain")
-}
-
-fn from_text<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(deserializer: D) -> Result<T, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    text.parse().map_err(|error| D::Error::custom(format!("{text:?}: {error}")))
-}
-
-fn from_text_maybe<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(
-    deserializer: D,
-) -> Result<Option<T>, D::Error> {
-    from_text(deserializer).map(Some)
-}
-
-fn from_texts<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(deserializer: D) -> Result<Vec<T>, D::Error> {
-    let texts: Vec<String> = Vec::deserialize(deserializer)?;
-    let read = |text: &String| text.parse().map_err(|error| D::Error::custom(format!("{text:?}: {error}")));
-    texts.iter().map(read).collect()
-}
-
-/// `192.0.2.0/24`, or a single address.
-fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
-    let texts: Vec<String> = Vec::deserialize(deserializer)?;
-    let read = |text: &String| {
-        let single = text.parse::<IpAddr>().map(IpNet::from);
-        single.or_else(|_| text.parse()).map_err(|_| {
-            D::Error::custom(format!("{text:?} is no network; write it like \"192.0.2.0/24\" or \"2001:db8::/32\""))
-        })
-    };
-    texts.iter().map(read).collect()
-}
-
-/// `90s`, `5m`, `3h`, `5d`.
-fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    let units = [("s", 1), ("m", 60), ("h", 3600), ("d", 86400)];
-    scaled(&text, &units).map(Duration::from_secs).ok_or_else(|| {
-        D::Error::custom(format!("{text:?} is no span of time; write it like \"90s\", \"5m\", \"3h\" or \"5d\""))
-    })
-}
-
-/// `500000`, `64KiB`, `50MiB`, `2GiB`.
-fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Size {
-        Number(u64),
-        Text(String),
-    }
-    match Size::deserialize(deserializer)? {
-        Size::Number(octets) => Ok(octets),
-        Size::Text(text) => scaled(&text, &[("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)]).ok_or_else(|| {
-            D::Error::custom(format!("{text:?} is no size; write it like \"64KiB\", \"50MiB\" or \"2GiB\""))
-        }),
-    }
-}
-
-fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
-    units.iter().find_map(|(unit, scale)| text.strip_suffix(unit)?.trim_end().parse::<u64>().ok()?.checked_mul(*scale))
 }
 
 #[cfg(test)]
