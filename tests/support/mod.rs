@@ -289,9 +289,14 @@ pub fn have(program: &str, test: &str) -> bool {
         .iter()
         .any(|folder| Path::new(folder).join(program).exists());
     if !found {
-        let list = Path::new(env!("CARGO_TARGET_TMPDIR")).join("skipped");
-        let mut list = fs::OpenOptions::new().append(true).create(true).open(list).unwrap();
-        writeln!(list, "skipped: {test}: {program} is not installed").unwrap();
+        skip(test, &format!("{program} is not installed"));
     }
     found
+}
+
+/// Names a test that can't run here in the list that `make test` prints.
+pub fn skip(test: &str, why: &str) {
+    let list = Path::new(env!("CARGO_TARGET_TMPDIR")).join("skipped");
+    let mut list = fs::OpenOptions::new().append(true).create(true).open(list).unwrap();
+    writeln!(list, "skipped: {test}: {why}").unwrap();
 }

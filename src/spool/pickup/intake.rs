@@ -89,8 +89,13 @@ fn hidden(spool: &Spool, id: QueueId) -> PathBuf {
 }
 
 fn commit(spool: &Spool, site: &Site, id: QueueId, (path, name): (&Path, &OsStr)) -> Result<QueueId, NotTaken> {
-    if path.is_symlink() {
+    let kind = path.symlink_metadata()?.file_type();
+    if kind.is_symlink() {
         return Err(refused("it is a symbolic link", "put a copy of the file itself here").into());
+    }
+    // Before it is opened: that alone fails for a socket, and means something to a device.
+    if !kind.is_file() {
+        return Err(refused("it is not a regular file", "put a file with the message here").into());
     }
     let mut file = durable::open_untrusted(path)?;
     let metadata = file.metadata()?;

@@ -15,6 +15,7 @@ pub mod message;
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -68,9 +69,17 @@ struct Files<'a> {
 
 /// A file that may still be written to.
 struct Waiting {
-    stamp: Option<(SystemTime, u64)>,
+    stamp: Option<Stamp>,
     since: Instant,
     wait: Duration,
+}
+
+/// What tells whether it was.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    modified: SystemTime,
+    length: u64,
 }
 
 impl Files<'_> {
@@ -106,6 +115,8 @@ impl Files<'_> {
         match change {
             Change::Lost => self.rescan(),
             Change::File(name, _) if self.is_left_alone(&name) => {}
+            // Given back by ourselves: taking it again at once would go on for ever.
+            Change::File(name, what) if what.contains(AddWatchFlags::IN_MOVED_TO) && self.is_waiting(&name) => {}
             Change::File(name, what) if what.contains(AddWatchFlags::IN_MOVED_TO) => self.take(name),
             Change::File(name, what) => {
                 let closed = what.contains(AddWatchFlags::IN_CLOSE_WRITE);
@@ -115,7 +126,7 @@ impl Files<'_> {
     }
 
     fn wait_for(&mut self, name: OsString, wait: Duration) {
-        let stamp = stamp(&self.spool.folders().drop.join(&name));
+        let stamp = self.stamp(&name);
         self.waiting.insert(name, Waiting { stamp, since: Instant::now(), wait });
     }
 
@@ -125,7 +136,7 @@ impl Files<'_> {
         let due: Vec<OsString> = self.waiting.iter().filter(is_due).map(|(name, _)| name.clone()).collect();
         for name in due {
             let Some(file) = self.waiting.remove(&name) else { continue };
-            match stamp(&self.spool.folders().drop.join(&name)) {
+            match self.stamp(&name) {
                 now if now == file.stamp && now.is_some() => self.take(name),
                 Some(_) => self.wait_for(name, file.wait),
                 None => {}
@@ -156,6 +167,19 @@ impl Files<'_> {
     }
 
     /// Hidden files are still being written; `.bad` files and their reports are for a person.
+    /// Whether it is this very file that waits under its name.
+    fn is_waiting(&self, name: &OsStr) -> bool {
+        let inode = |stamp: Stamp| stamp.inode;
+        let waits = self.waiting.get(name).and_then(|file| file.stamp).map(inode);
+        waits.is_some() && waits == self.stamp(name).map(inode)
+    }
+
+    fn stamp(&self, name: &OsStr) -> Option<Stamp> {
+        let metadata = self.spool.folders().drop.join(name).symlink_metadata().ok()?;
+        let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+        Some(Stamp { inode: metadata.ino(), modified, length: metadata.len() })
+    }
+
     fn is_left_alone(&self, name: &OsStr) -> bool {
         let text = name.as_encoded_bytes();
         let is_report = || {
@@ -165,9 +189,4 @@ impl Files<'_> {
         };
         text.starts_with(b".") || text.ends_with(b".bad") || is_report()
     }
-}
-
-fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
-    let metadata = path.symlink_metadata().ok()?;
-    Some((metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH), metadata.len()))
 }
