@@ -1,12 +1,15 @@
 //! The command as a person meets it: the real binary, its output, its messages and its exit codes.
 
+mod support;
+
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use support::skip;
 use tempfile::TempDir;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_postrider");
@@ -107,10 +110,6 @@ fn run(words: &[&str], input: &str) -> Ended {
     // A verb that reads nothing may be gone already.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     child.wait_with_output().unwrap().into()
-}
-
-fn skip(test: &str, why: &str) {
-    let _ = writeln!(io::stderr(), "skipped {test}: {why}");
 }
 
 #[test]

@@ -1,0 +1,183 @@
+//! Where accepted mail goes: aliases, lists and their owners, subaddresses, loops, and what fails for good.
+
+mod support;
+
+use std::fs;
+use std::path::PathBuf;
+
+use support::{Server, eventually, files};
+
+fn text(message: &[u8]) -> String {
+    String::from_utf8_lossy(message).into_owned()
+}
+
+/// The reply to RCPT alone.
+fn rcpt(server: &Server, to: &str) -> String {
+    let mut client = server.smtp();
+    client.expect("220");
+    client.ask("HELO client.example", "250");
+    client.ask("MAIL FROM:<sender@far.example>", "250");
+    client.ask(&format!("RCPT TO:<{to}>"), "")
+}
+
+/// A transaction from `from`, with its replies to RCPT and to the end of the data.
+fn say(server: &Server, from: &str, to: &[&str]) -> (Vec<String>, String) {
+    let mut client = server.smtp();
+    client.expect("220");
+    client.ask("EHLO client.example", "250");
+    client.ask(&format!("MAIL FROM:<{from}>"), "250");
+    let replies = to.iter().map(|to| client.ask(&format!("RCPT TO:<{to}>"), "")).collect();
+    client.ask("DATA", "354");
+    client.send(b"Subject: hello\r\n\r\nhello\r\n");
+    (replies, client.ask(".", ""))
+}
+
+fn with_suffix(server: &Server, folder: &str, suffix: &str) -> Vec<PathBuf> {
+    let mut found = files(&server.path("spool").join(folder));
+    found.retain(|path| path.to_string_lossy().ends_with(suffix));
+    found
+}
+
+fn queue_is_empty(server: &Server) {
+    eventually("the queue is empty", || files(&server.path("spool/queue")).is_empty());
+}
+
+#[test]
+fn an_alias_has_several_targets_and_each_gets_it_once() {
+    let server = Server::start_with("", "info: ann, bob@example.org, INFO2\ninfo2: ann, \\bob\nann: ann\n");
+    let (replies, end) =
+        say(&server, "sender@far.example", &["info@example.org", "Ann@Example.org", "bob+x@example.org"]);
+    assert!(replies.iter().all(|reply| reply.starts_with("250 2.1.5")) && end.starts_with("250"), "{replies:?}");
+    for who in ["ann", "bob"] {
+        let found = text(&server.wait_for(&format!("{who}@example.org"), 1)[0]);
+        let top = format!("Return-Path: <sender@far.example>\r\nDelivered-To: {who}@example.org\r\nReceived: from ");
+        assert!(found.starts_with(&top) && found.ends_with("\r\n\r\nhello\r\n"), "{found}");
+        assert!(!found.contains("X-Receiver") && !found.contains(" for "), "{found}");
+    }
+    queue_is_empty(&server);
+    server.logged(&[" expanded ", "recipients=3", "targets=2"]);
+}
+
+#[test]
+fn an_included_list_is_taken_up_as_it_changes_and_its_owner_hears_of_it() {
+    let server = Server::prepared("", "");
+    let list = server.path("team");
+    fs::write(server.path("aliases"), format!("team: :include:{}\nowner-team: bob\n", list.display())).unwrap();
+    fs::write(&list, "# the team\nann\n").unwrap();
+    let mut server = server;
+    server.run();
+    say(&server, "sender@far.example", &["team@example.org"]);
+    let found = text(&server.wait_for("ann@example.org", 1)[0]);
+    assert!(found.starts_with("Return-Path: <owner-team@example.org>\r\n"), "{found}");
+    // A report to the list stays a report: or reports could be reported on.
+    say(&server, "", &["team@example.org"]);
+    let found = server.wait_for("ann@example.org", 2);
+    assert!(found.iter().any(|message| text(message).starts_with("Return-Path: <>\r\n")));
+    fs::write(&list, "bob@example.org\n").unwrap();
+    server.logged(&[" reloaded "]);
+    say(&server, "sender@far.example", &["team@example.org"]);
+    server.wait_for("bob@example.org", 1);
+    server.wait_for("ann@example.org", 2);
+}
+
+#[test]
+fn a_list_that_cannot_be_read_defers_and_never_fails() {
+    let mut server = Server::prepared("[delivery]\nretry_min = \"1s\"\nretry_max = \"1s\"\n", "");
+    let list = server.path("team");
+    fs::write(server.path("aliases"), format!("team: bob, :include:{}\n", list.display())).unwrap();
+    server.run();
+    let (replies, end) = say(&server, "sender@far.example", &["team@example.org"]);
+    assert!(replies[0].starts_with("250") && end.starts_with("250"), "{replies:?} {end}");
+    server.wait_for("bob@example.org", 1);
+    server.logged(&[" deferred ", "to=team@example.org", "4.2.4", "team"]);
+    fs::write(&list, "ann\n").unwrap();
+    server.wait_for("ann@example.org", 1);
+    queue_is_empty(&server);
+    assert_eq!(server.mailbox("bob@example.org").len(), 1, "who had it gets no second");
+}
+
+#[test]
+fn nobody_at_home_is_known_at_rcpt() {
+    let server = Server::start_with("", "loop: pool\npool: loop\nghost: nobody-here\n@example.net: ann\n");
+    let to =
+        ["nobody@example.org", "loop@example.org", "ghost@example.org", "anything+at@example.net", "+@example.org"];
+    let (replies, _) = say(&server, "sender@far.example", &to);
+    for (reply, start) in replies.iter().zip(["550 5.1.1", "550 5.4.6", "550 5.1.1", "250 2.1.5", "550 5.1.1"]) {
+        assert!(reply.starts_with(start), "{replies:?}");
+    }
+    server.wait_for("ann@example.org", 1);
+}
+
+#[test]
+fn the_postmaster_always_has_a_mailbox() {
+    let server = Server::start("");
+    for to in ["postmaster", "Postmaster@example.org", "POSTMASTER@example.net"] {
+        say(&server, "", &[to]);
+    }
+    let found = server.wait_for("postmaster@example.org", 3);
+    assert!(found.iter().all(|message| text(message).starts_with("Return-Path: <>\r\n")));
+}
+
+#[test]
+fn what_fails_for_good_goes_to_failed_with_a_report_and_the_others_get_theirs() {
+    // Held by a delivery that can't be made yet, while the users change.
+    let mut server = Server::with_spool("");
+    server.run();
+    server.signal("STOP");
+    let entry = "X-Sender: <sender@far.example>\r\nX-Receiver: <gone@example.org>\r\nX-Receiver: <ann@example.org>\r\n\
+                 Subject: x\r\n\r\nhello\r\n";
+    fs::write(server.path("spool/tmp/entry"), entry).unwrap();
+    fs::rename(server.path("spool/tmp/entry"), server.path("spool/queue/0TQXGV0000001.eml")).unwrap();
+    server.signal("CONT");
+    server.wait_for("ann@example.org", 1);
+    queue_is_empty(&server);
+    let [message] = with_suffix(&server, "failed", ".eml")[..].to_vec().try_into().unwrap();
+    let [report] = with_suffix(&server, "failed", ".report")[..].to_vec().try_into().unwrap();
+    assert!(fs::read_to_string(message).unwrap().ends_with("hello\r\n"));
+    let report = fs::read_to_string(report).unwrap();
+    assert!(report.contains("gone@example.org") && report.contains("5.1.1"), "{report}");
+    assert!(!report.contains("hello"), "{report}");
+    server.logged(&[" ERROR 0TQXGV0000001 failed ", "to=gone@example.org", "5.1.1"]);
+}
+
+#[test]
+fn what_waits_too_long_is_given_up() {
+    let server = Server::start("[delivery]\nretry_min = \"1s\"\nretry_max = \"1s\"\ngive_up = \"3s\"\n");
+    let (replies, _) = say(&server, "ann@example.org", &["friend@far.example", "bob@example.org"]);
+    assert!(replies[0].starts_with("250"), "127.0.0.1 may relay: {replies:?}");
+    server.wait_for("bob@example.org", 1);
+    let line = server.logged(&[" deferred ", "to=friend@far.example"]);
+    assert!(line.contains("does not deliver to other hosts yet"), "{line}");
+    server.logged(&[" ERROR ", " failed ", "to=friend@far.example", "5.4.7", "does not deliver"]);
+    queue_is_empty(&server);
+    assert_eq!(with_suffix(&server, "failed", ".report").len(), 1);
+    assert_eq!(server.mailbox("bob@example.org").len(), 1);
+}
+
+#[test]
+fn a_mailbox_that_cannot_be_written_defers_and_says_so() {
+    let server = Server::start("[delivery]\nretry_min = \"1s\"\nretry_max = \"1s\"\n");
+    fs::create_dir_all(server.path("spool/mail/example.org")).unwrap();
+    fs::write(server.path("spool/mail/example.org/ann"), "in the way").unwrap();
+    say(&server, "sender@far.example", &["ann@example.org"]);
+    let line = server.logged(&[" deferred ", "to=ann@example.org", "4.3.0"]);
+    assert!(line.contains("spool/mail/example.org/ann"), "the log says where: {line}");
+    fs::remove_file(server.path("spool/mail/example.org/ann")).unwrap();
+    server.wait_for("ann@example.org", 1);
+    queue_is_empty(&server);
+}
+
+#[test]
+fn a_user_is_there_as_soon_as_the_file_says_so() {
+    let server = Server::start("");
+    assert!(rcpt(&server, "carol@example.org").starts_with("550 5.1.1"));
+    let users = fs::read_to_string(server.path("users")).unwrap();
+    fs::write(server.path("users"), users.replace("bob@", "carol@")).unwrap();
+    server.logged(&[" reloaded "]);
+    say(&server, "a@far.example", &["carol@example.org"]);
+    server.wait_for("carol@example.org", 1);
+    fs::write(server.path("users"), "ann@example.org:not a hash\n").unwrap();
+    let line = server.logged(&[" reload-failed "]);
+    assert!(line.contains("users:1") || line.contains("line 1"), "{line}");
+    assert!(rcpt(&server, "carol@example.org").starts_with("250"), "a wrong file leaves the old in place");
+}
