@@ -275,6 +275,28 @@ impl Client {
         reply
     }
 
+    /// What follows a POP3 answer of several lines: up to the line with a dot, and without the dots that were added.
+    pub fn octets_to_dot(&mut self) -> Vec<u8> {
+        let mut octets = Vec::new();
+        loop {
+            let mut line = Vec::new();
+            self.reader.read_until(b'\n', &mut line).unwrap();
+            assert!(line.ends_with(b"\r\n"), "a line without CR LF: {:?}", String::from_utf8_lossy(&line));
+            match line.strip_prefix(b".") {
+                Some(b"\r\n") => return octets,
+                Some(rest) => octets.extend_from_slice(rest),
+                None => octets.extend_from_slice(&line),
+            }
+        }
+    }
+
+    /// Logs in to POP3.
+    pub fn log_in(&mut self, name: &str) {
+        self.expect("+OK");
+        self.ask(&format!("USER {name}"), "+OK");
+        self.ask(&format!("PASS {PASSWORD}"), "+OK");
+    }
+
     /// Everything until the end of the connection.
     pub fn rest(&mut self) -> String {
         let mut rest = Vec::new();

@@ -107,12 +107,13 @@ pub fn read(head: &[u8], context: &Context<'_>) -> Result<Dropped, DropError> {
     };
     check_count(&envelope, context.config)?;
     check_owner(&envelope, &header, above.lines.max(1), context)?;
-    Ok(Dropped {
-        header: print(&header, context)?,
-        header_lines: header.lines,
-        body_offset: above.octets + header.body_offset,
-        envelope,
-    })
+    let mut lines = print(&header, context)?;
+    let has_body = above.octets + header.body_offset < head.len();
+    // A message may be nothing but its header (RFC 5322 §3.5); what is no field is its text, empty line or not.
+    if header.ended || has_body {
+        lines.extend_from_slice(b"\r\n");
+    }
+    Ok(Dropped { header: lines, header_lines: header.lines, body_offset: above.octets + header.body_offset, envelope })
 }
 
 /// What stands above the header: the first line of an mbox, and the envelope.
@@ -279,7 +280,6 @@ fn print(header: &Header<'_>, context: &Context<'_>) -> Result<Vec<u8>, DropErro
     if header.all("Message-ID").next().is_none() {
         text.extend_from_slice(format!("Message-ID: <{}@{}>\r\n", context.unique, context.hostname).as_bytes());
     }
-    text.extend_from_slice(b"\r\n");
     Ok(text)
 }
 
@@ -420,8 +420,12 @@ mod tests {
         );
         assert_eq!(
             header("X-Sender: a@b.org\nX-Receiver: b@c.org\ndate: x\nMESSAGE-id: y\nBcc: z\nResent-Bcc: z"),
-            "date: x\r\nMESSAGE-id: y\r\n\r\n"
+            "date: x\r\nMESSAGE-id: y\r\n"
         );
+        let given = "From: a\nTo: b\nDate: x\nMessage-ID: y\n";
+        for (more, empty_line) in [("", ""), ("\n", "\r\n"), ("\ntext", "\r\n"), ("no field", "\r\n")] {
+            assert!(header(&format!("{given}{more}")).ends_with(&format!("y\r\n{empty_line}")), "{more:?}");
+        }
     }
 
     #[test]
