@@ -17,7 +17,7 @@ pub enum Command {
     Helo(String),
     /// MAIL FROM:
     Mail(ReversePath, MailParameters),
-    /// RCPT TO:. The flag says whether the path holds anything but ASCII.
+    /// RCPT TO:. The flag says whether path and parameters came in ASCII alone.
     Rcpt(ForwardPath, RcptParameters, bool),
     /// DATA
     Data,
@@ -119,8 +119,8 @@ fn mail(arguments: &str) -> Result<Command, Refusal> {
     let path = after_keyword(arguments, "FROM:")?;
     let (path, parameters) = ReversePath::read(path).map_err(|error| reply::bad_address(7, error))?;
     let parameters = MailParameters::parse(parameters).map_err(bad_parameter)?;
-    let is_ascii = path.address().is_none_or(|address| address.is_ascii());
-    if !is_ascii && !parameters.smtputf8 {
+    // Parsing turned a domain into A-labels; what was sent is what counts (RFC 6531 §3.2).
+    if !arguments.is_ascii() && !parameters.smtputf8 {
         return Err(reply::needs_smtputf8().into());
     }
     Ok(Command::Mail(path, parameters))
@@ -129,12 +129,8 @@ fn mail(arguments: &str) -> Result<Command, Refusal> {
 fn rcpt(arguments: &str) -> Result<Command, Refusal> {
     let text = after_keyword(arguments, "TO:")?;
     let (path, parameters) = ForwardPath::read(text).map_err(|error| reply::bad_address(3, error))?;
-    let is_ascii = match &path {
-        ForwardPath::Postmaster => true,
-        ForwardPath::Address(address) => address.is_ascii(),
-    };
     let parameters = RcptParameters::parse(parameters).map_err(bad_parameter)?;
-    Ok(Command::Rcpt(path, parameters, is_ascii))
+    Ok(Command::Rcpt(path, parameters, arguments.is_ascii()))
 }
 
 fn after_keyword<'a>(arguments: &'a str, keyword: &str) -> Result<&'a str, Refusal> {
