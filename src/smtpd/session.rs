@@ -226,15 +226,15 @@ impl Session {
         if !rcpt.is_ascii && !envelope.parameters.smtputf8 {
             return reply::needs_smtputf8();
         }
-        if envelope.recipients.len() >= policy.recipients() {
-            return reply::too_many_recipients();
-        }
         let address = match policy.recipient(&rcpt.path, &envelope.reverse_path) {
             Ok(address) => address,
             Err(refusal) => return refusal,
         };
         let recipient = Recipient { address, parameters: rcpt.parameters };
         if !envelope.recipients.contains(&recipient) {
+            if envelope.recipients.len() >= policy.recipients() {
+                return reply::too_many_recipients();
+            }
             envelope.recipients.push(recipient);
         }
         if let Transaction::Mail(envelope) | Transaction::Rcpt(envelope) =
