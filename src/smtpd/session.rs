@@ -98,7 +98,7 @@ enum Transaction {
 pub struct Session {
     state: State,
     errors: u32,
-    idle_commands: u32,
+    idle_commands: usize,
 }
 
 impl Session {
@@ -109,8 +109,11 @@ impl Session {
 
     /// Takes one line, which was a command or not.
     pub fn step(&mut self, line: Result<Command, Refusal>, policy: &dyn Policy) -> Next {
-        self.idle_commands += 1;
-        if self.idle_commands > limits::IDLE_COMMANDS {
+        // A large message has more chunks than any patience; its own limit bounds them.
+        let is_worth_it =
+            matches!(&line, Ok(Command::Bdat(size, _)) if *size >= limits::FULL_CHUNK && self.has_recipient());
+        self.idle_commands += usize::from(!is_worth_it);
+        if self.idle_commands > limits::IDLE_COMMANDS.saturating_add(policy.recipients()) {
             return Next::Close(reply::too_many_commands());
         }
         let next = match line {
@@ -165,6 +168,10 @@ impl Session {
     pub fn chunk_refused(&mut self) {
         self.errors += 1;
         self.set(Transaction::Refused);
+    }
+
+    fn has_recipient(&self) -> bool {
+        matches!(self.state, State::Greeted(_, Transaction::Rcpt(_) | Transaction::Chunks))
     }
 
     fn set(&mut self, transaction: Transaction) {
@@ -439,7 +446,7 @@ mod tests {
         let codes: Vec<String> = (0..4).map(|_| cell(&step(&mut session, "FOO"))).collect();
         assert_eq!(codes, ["500", "500", "500", "close 421"]);
         let mut session = Session::new();
-        for _ in 0..limits::IDLE_COMMANDS {
+        for _ in 0..limits::IDLE_COMMANDS + Open.recipients() {
             assert_eq!(cell(&step(&mut session, "NOOP")), "250");
         }
         assert_eq!(cell(&step(&mut session, "NOOP")), "close 421");
