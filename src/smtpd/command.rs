@@ -30,11 +30,20 @@ pub enum Command {
     /// QUIT
     Quit,
     /// VRFY
-    Vrfy(String),
+    Vrfy(Query),
     /// EXPN
-    Expn(String),
+    Expn(Query),
     /// HELP
     Help,
+}
+
+/// What VRFY and EXPN ask about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Query {
+    /// The name or address.
+    pub name: String,
+    /// Whether the answer may hold other letters than ASCII (RFC 6531 §3.7.4.2).
+    pub smtputf8: bool,
 }
 
 /// Why a line is no command.
@@ -75,8 +84,8 @@ impl Command {
             b"QUIT" => bare(arguments, Command::Quit),
             b"NOOP" => Ok(Command::Noop),
             b"HELP" => Ok(Command::Help),
-            b"VRFY" => string(arguments).map(Command::Vrfy),
-            b"EXPN" => string(arguments).map(Command::Expn),
+            b"VRFY" => query(arguments).map(Command::Vrfy),
+            b"EXPN" => query(arguments).map(Command::Expn),
             _ => Err(reply::unknown_command().into()),
         }
     }
@@ -104,8 +113,14 @@ fn bare(arguments: &str, command: Command) -> Result<Command, Refusal> {
     if arguments.is_empty() { Ok(command) } else { Err(reply::bad_arguments().into()) }
 }
 
-fn string(arguments: &str) -> Result<String, Refusal> {
-    if arguments.is_empty() { Err(reply::bad_arguments().into()) } else { Ok(arguments.to_owned()) }
+fn query(arguments: &str) -> Result<Query, Refusal> {
+    let last = arguments.rsplit_once(' ').filter(|(_, word)| word.eq_ignore_ascii_case("SMTPUTF8"));
+    let (name, smtputf8) = last.map_or((arguments, false), |(name, _)| (name.trim_end_matches(' '), true));
+    match name {
+        "" => Err(reply::bad_arguments().into()),
+        name if !name.is_ascii() && !smtputf8 => Err(reply::needs_smtputf8().into()),
+        name => Ok(Query { name: name.to_owned(), smtputf8 }),
+    }
 }
 
 fn name(arguments: &str) -> Result<String, Refusal> {
@@ -212,6 +227,7 @@ mod tests {
             ("DATA now", 501),
             ("RSET x", 501),
             ("VRFY", 501),
+            ("VRFY jörg", 553),
         ] {
             assert_eq!(refused(line), (code, false), "{line}");
         }

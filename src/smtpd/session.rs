@@ -17,7 +17,7 @@
 //! In Refused a chunk of the message was refused, and the rest of them is still on its way. After any state, too many
 //! errors or too many commands without a message are 421 and the end.
 
-use super::command::{Command, Refusal};
+use super::command::{Command, Query, Refusal};
 use crate::limits;
 use crate::mail::address::{Address, ForwardPath, ReversePath};
 use crate::mail::envelope::{Envelope, Recipient};
@@ -196,8 +196,8 @@ impl Session {
             }
             Command::Noop => Next::Reply(reply::noop()),
             Command::Help => Next::Reply(reply::help()),
-            Command::Vrfy(name) => Next::Reply(policy.verify(&name)),
-            Command::Expn(name) => Next::Reply(policy.expand(&name)),
+            Command::Vrfy(query) => Next::Reply(readable(policy.verify(&query.name), &query)),
+            Command::Expn(query) => Next::Reply(readable(policy.expand(&query.name), &query)),
             Command::Quit => Next::Close(reply::bye()),
             Command::Mail(path, parameters) => Next::Reply(self.mail(path, parameters, policy)),
             Command::Rcpt(path, parameters, is_ascii) => {
@@ -281,6 +281,11 @@ impl Session {
             }
         }
     }
+}
+
+/// RFC 6531 §3.7.4.2: who did not say SMTPUTF8 can't read more than ASCII.
+fn readable(reply: Reply, query: &Query) -> Reply {
+    if query.smtputf8 || reply.is_ascii() { reply } else { reply::answer_needs_smtputf8() }
 }
 
 struct Rcpt {
