@@ -27,7 +27,7 @@
 
 mod support;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::net::Shutdown;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -42,7 +42,10 @@ fn dialogues() -> Vec<PathBuf> {
 
 #[test]
 fn every_dialogue_is_spoken_as_written() {
-    let files = Mutex::new(dialogues());
+    let mut files = dialogues();
+    // The slow ones, which wait for the delay of wrong passwords, come first.
+    files.sort_by(|a, b| b.cmp(a));
+    let files = Mutex::new(files);
     let failures = Mutex::new(Vec::new());
     let next = || files.lock().unwrap().pop();
     // Most of the time is spent waiting: for a server to start, for a password's delay.
@@ -92,6 +95,118 @@ fn a_dialogue_that_is_not_spoken_as_written_fails() {
         fs::write(&path, text).unwrap();
         assert!(speak(&path).unwrap_err().contains(&format!("wrong:{}: ", line + 1)));
     }
+}
+
+/// What no dialogue shows, and why.
+const NOT_SHOWN: [(&str, &str); 3] = [
+    ("internal_error", "session and connection would have to disagree about the chunks of a message"),
+    ("BUSY", "four passwords would have to be in the check for 10 s"),
+    ("the local-part holds a control character", "no command can hold one; only tables are told this"),
+];
+
+/// Replies whose text is made for the occasion: the function, and the beginning of what it says.
+const FORMED: [(&str, &str); 15] = [
+    ("src/mail/reply.rs greeting", "220 mail.example.org ESMTP Postrider"),
+    ("src/mail/reply.rs helo", "250 mail.example.org"),
+    ("src/mail/reply.rs ehlo", "250-mail.example.org"),
+    ("src/mail/reply.rs bad_hello", "501 give the name of your host, or its address in brackets"),
+    ("src/mail/reply.rs start_data", "354 send the message; end it with a dot on a line of its own"),
+    ("src/mail/reply.rs accepted", "250 2.0.0 accepted as *"),
+    ("src/mail/reply.rs bad_address", "501 5.1.7 the domain is missing"),
+    ("src/mail/reply.rs bad_parameter", "555 5.5.4 parameter AUTH is not known here"),
+    ("src/mail/reply.rs addresses", "250-2.1.5 <ann@example.org>"),
+    ("src/pop3/reply.rs greeting", "+OK mail.example.org POP3 Postrider"),
+    ("src/pop3/reply.rs welcome", "+OK 3 messages, 63 octets"),
+    ("src/pop3/reply.rs pair", "+OK 3 63"),
+    ("src/pop3/reply.rs sizes", "+OK 3 messages (63 octets)"),
+    ("src/pop3/reply.rs message", "+OK 23 octets"),
+    ("src/pop3/connection.rs TOO_MANY", "-ERR [SYS/TEMP] too many connections; try again later"),
+];
+
+#[test]
+fn every_reply_is_shown_by_a_dialogue() {
+    let said = said();
+    let mut silent = Vec::new();
+    for (name, text) in fixed_replies().into_iter().chain(reasons()) {
+        let is_shown = said.contains(&text);
+        let is_excused = NOT_SHOWN.iter().any(|(excused, _)| *excused == name);
+        if is_shown == is_excused {
+            silent.push(format!("{name}: {text}"));
+        }
+    }
+    for (name, text) in FORMED {
+        if !said.contains(text) {
+            silent.push(format!("{name}: {text}"));
+        }
+    }
+    for path in ["src/mail/reply.rs", "src/pop3/reply.rs"] {
+        let formed = functions(path).into_iter().map(|name| format!("{path} {name}"));
+        silent.extend(formed.filter(|function| !FORMED.iter().any(|(name, _)| name == function)));
+    }
+    assert!(silent.is_empty(), "shown by no dialogue, or shown and excused:\n{}", silent.join("\n"));
+}
+
+/// Every line that a server says in some dialogue.
+fn said() -> HashSet<String> {
+    let texts = dialogues().into_iter().map(|path| fs::read_to_string(path).unwrap());
+    let lines = texts.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>());
+    lines.filter_map(|line| line.strip_prefix("S: ").or(line.strip_prefix("S+ ")).map(str::to_owned)).collect()
+}
+
+/// The part of a source before its tests.
+fn source(path: &str) -> String {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
+    text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default().to_owned()
+}
+
+/// The tables of both protocols' replies: name and whole line.
+fn fixed_replies() -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for path in ["src/mail/reply.rs", "src/pop3/reply.rs"] {
+        for line in source(path).lines() {
+            let entry = line.trim().strip_suffix("\";").and_then(|line| line.split_once(" = "));
+            let Some((name, (codes, text))) = entry.and_then(|(name, rest)| Some((name, rest.split_once('"')?))) else {
+                continue;
+            };
+            let codes = codes.replace(" . ", ".");
+            found.push((name.to_owned(), format!("{codes}{text}")));
+        }
+    }
+    assert!(found.len() > 60, "the tables are no longer read");
+    found
+}
+
+/// The reasons that an address, a parameter or a route gives a reply: the text, and a whole line with it.
+fn reasons() -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let literals = |path: &str, start: &str| -> Vec<String> {
+        let text = source(path);
+        let parts = text.split(start).skip(1).filter_map(|part| part.split_once('"'));
+        parts.map(|(text, _)| text.to_owned()).collect()
+    };
+    for text in literals("src/mail/address.rs", "AddressError(\"") {
+        // The path of RCPT is read by the same code.
+        let whose = if text == "this is no international domain name" { 3 } else { 7 };
+        found.push((text.clone(), format!("501 5.1.{whose} {text}")));
+    }
+    for (code, start) in [("5.1.1", "Enhanced(5, 1, 1), \""), ("5.4.6", "Enhanced(5, 4, 6), \"")] {
+        let texts = literals("src/route.rs", start).into_iter();
+        found.extend(texts.map(|text| (text.clone(), format!("550 {code} {text}"))));
+    }
+    for name in ["SIZE", "BODY", "SMTPUTF8", "RET", "ENVID", "NOTIFY", "ORCPT"] {
+        let text = format!("501 5.5.4 the value of {name} can't be read, or it stands there twice");
+        found.push((name.to_owned(), text));
+    }
+    found
+}
+
+/// The functions of a file that make a reply.
+fn functions(path: &str) -> Vec<String> {
+    let text = source(path);
+    let made = text.lines().filter(|line| {
+        line.contains("-> Reply {") || line.contains("-> Answer {") || line.contains("-> Option<Reply> {")
+    });
+    made.filter_map(|line| Some(line.strip_prefix("pub fn ")?.split('(').next()?.to_owned())).collect()
 }
 
 /// The server and the connections of one dialogue.
@@ -205,15 +320,7 @@ fn exchange(client: &mut Client, word: &str, rest: &str) -> Result<(), String> {
         "C*" => counted().map(|(count, what)| client.send(&unescape(what).repeat(count)))?,
         "C!" => client.stream.shutdown(Shutdown::Write).map_err(|error| error.to_string())?,
         "S:" => expect(client, rest)?,
-        "S+" => loop {
-            let found = client.line();
-            if fits(&found, rest) {
-                break;
-            }
-            if found.is_empty() {
-                return Err("the server closed or said nothing more".to_owned());
-            }
-        },
+        "S+" => while !fits(&next_line(client)?, rest) {},
         "S*" => {
             let (count, what) = counted()?;
             (0..count).try_for_each(|_| expect(client, what))?;
@@ -229,8 +336,12 @@ fn exchange(client: &mut Client, word: &str, rest: &str) -> Result<(), String> {
     Ok(())
 }
 
+fn next_line(client: &mut Client) -> Result<String, String> {
+    if client.is_over() { Err("the server closed or said nothing more".to_owned()) } else { Ok(client.line()) }
+}
+
 fn expect(client: &mut Client, pattern: &str) -> Result<(), String> {
-    let found = client.line();
+    let found = next_line(client)?;
     if fits(&found, pattern) { Ok(()) } else { Err(format!("the server said {found:?}")) }
 }
 
