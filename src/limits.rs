@@ -49,8 +49,12 @@ pub const HOPS: usize = 50;
 /// Errors after which a session is told 421, `limits.errors`: a person at a keyboard never makes as many.
 pub const ERRORS: u32 = 20;
 
-/// Commands without a message accepted between them, after which a session is told 421: bounds those who only NOOP.
-pub const IDLE_COMMANDS: u32 = 1000 + RECIPIENTS as u32;
+/// Commands without a message accepted between them, besides `limits.recipients`, after which a session is told 421:
+/// bounds those who only NOOP.
+pub const IDLE_COMMANDS: usize = 1000;
+
+/// Octets from which a chunk is not counted among [`IDLE_COMMANDS`]: Exim cuts a message of any size into 8 KiB.
+pub const FULL_CHUNK: u64 = 1024;
 
 /// How long a client may take for a command, first to last octet, `limits.command_timeout` (RFC 5321 §4.5.3.2.7).
 pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(300);

@@ -161,7 +161,7 @@ struct Escaped<'a>(&'a str);
 impl Display for Escaped<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = &self.0[..self.0.floor_char_boundary(limits::FOREIGN_TEXT)];
-        let quoted = text.is_empty() || text.contains([' ', '"', '=']) || text.contains(char::is_control);
+        let quoted = text.is_empty() || text.contains([' ', '"', '=']) || text.contains(is_unprintable);
         if !quoted {
             return out.write_str(text);
         }
@@ -169,12 +169,17 @@ impl Display for Escaped<'_> {
         for letter in text.chars() {
             match letter {
                 '"' | '\\' => write!(out, "\\{letter}")?,
-                letter if letter.is_control() => write!(out, "{}", letter.escape_default())?,
+                letter if is_unprintable(letter) => write!(out, "{}", letter.escape_default())?,
                 letter => out.write_char(letter)?,
             }
         }
         out.write_str("\"")
     }
+}
+
+/// Besides controls, what is no ASCII and breaks a line or turns its direction, for some who show it.
+fn is_unprintable(letter: char) -> bool {
+    letter.is_control() || (!letter.is_ascii() && letter.escape_debug().len() > 1)
 }
 
 /// How a time is told to people: `45s`, `12m`, `3h`, `2d`.
@@ -439,6 +444,7 @@ mod tests {
             ("a\" level=\"b", "\"a\\\" level=\\\"b\""),
             ("x=y", "\"x=y\""),
             ("\u{9b}31m", "\"\\u{9b}31m\""),
+            ("a\u{2028}b\u{202e}ö", "\"a\\u{2028}b\\u{202e}ö\""),
         ] {
             assert_eq!(Escaped(value).to_string(), shown);
         }

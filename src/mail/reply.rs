@@ -51,6 +51,11 @@ impl Reply {
         self.code >= 400
     }
 
+    /// Whether any client can read it.
+    pub fn is_ascii(&self) -> bool {
+        self.lines.iter().all(|text| text.is_ascii())
+    }
+
     /// The octets for the wire.
     pub fn write_to(&self, out: &mut Vec<u8>) {
         let last = self.lines.len() - 1;
@@ -122,7 +127,7 @@ replies! {
     bare_line_feed = 500 5 . 5 . 2 "lines end with CR LF; closing";
     /// To a known verb with arguments it does not take.
     bad_arguments = 501 5 . 5 . 4 "these are not the arguments of this command";
-    /// To EHLO or HELO with something that is no name. No enhanced code belongs here; see [`greeting_name`].
+    /// To BDAT without a readable size. The connection closes (RFC 3030 §2).
     bad_chunk_size = 501 5 . 5 . 4 "the size of the chunk can't be read, so neither can what follows; closing";
     /// To a command at the wrong time.
     greet_first = 503 5 . 5 . 1 "say EHLO or HELO first";
@@ -138,6 +143,8 @@ replies! {
     chunks_failed = 503 5 . 5 . 1 "an earlier chunk was refused; say RSET";
     /// To an address that needs SMTPUTF8 in a transaction without it (RFC 6531 §3.5).
     needs_smtputf8 = 553 5 . 6 . 7 "the address needs SMTPUTF8";
+    /// To VRFY and EXPN without SMTPUTF8 where the answer would hold other letters (RFC 6531 §3.7.4.2).
+    answer_needs_smtputf8 = 553 5 . 6 . 8 "an address in the answer needs SMTPUTF8";
     /// To a recipient that is not there.
     no_such_mailbox = 550 5 . 1 . 1 "no such mailbox here";
     /// To a recipient elsewhere, from a client that may not relay.
@@ -154,8 +161,6 @@ replies! {
     bare_line_ends = 554 5 . 6 . 0 "the message holds a CR or a LF that is no line end";
     /// At the end of a message that went round.
     looping = 554 5 . 4 . 6 "the message has been through too many hosts; it loops";
-    /// At the last chunk of a message whose last line has no end.
-    unended_line = 554 5 . 6 . 0 "the last line of the message has no end";
     /// A chunk was taken.
     chunk_ok = 250 2 . 0 . 0 "chunk taken";
     /// At shutdown.
@@ -216,11 +221,6 @@ pub fn bad_address(whose: u16, why: impl fmt::Display) -> Reply {
 /// To a parameter that is unknown (555) or can't be read (501).
 pub fn bad_parameter(known: bool, why: impl fmt::Display) -> Reply {
     Reply::new(if known { 501 } else { 555 }, Some(Enhanced(5, 5, 4)), why.to_string())
-}
-
-/// To a recipient whose alias leads nowhere.
-pub fn no_destination(why: impl fmt::Display) -> Reply {
-    Reply::new(550, Some(Enhanced(5, 1, 1)), why.to_string())
 }
 
 /// To VRFY and EXPN from those who may know, one address a line. `None` if there is none.

@@ -17,7 +17,7 @@ pub enum Command {
     Helo(String),
     /// MAIL FROM:
     Mail(ReversePath, MailParameters),
-    /// RCPT TO:. The flag says whether the path holds anything but ASCII.
+    /// RCPT TO:. The flag says whether path and parameters came in ASCII alone.
     Rcpt(ForwardPath, RcptParameters, bool),
     /// DATA
     Data,
@@ -30,11 +30,20 @@ pub enum Command {
     /// QUIT
     Quit,
     /// VRFY
-    Vrfy(String),
+    Vrfy(Query),
     /// EXPN
-    Expn(String),
+    Expn(Query),
     /// HELP
     Help,
+}
+
+/// What VRFY and EXPN ask about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Query {
+    /// The name or address.
+    pub name: String,
+    /// Whether the answer may hold other letters than ASCII (RFC 6531 §3.7.4.2).
+    pub smtputf8: bool,
 }
 
 /// Why a line is no command.
@@ -75,8 +84,8 @@ impl Command {
             b"QUIT" => bare(arguments, Command::Quit),
             b"NOOP" => Ok(Command::Noop),
             b"HELP" => Ok(Command::Help),
-            b"VRFY" => string(arguments).map(Command::Vrfy),
-            b"EXPN" => string(arguments).map(Command::Expn),
+            b"VRFY" => query(arguments).map(Command::Vrfy),
+            b"EXPN" => query(arguments).map(Command::Expn),
             _ => Err(reply::unknown_command().into()),
         }
     }
@@ -104,8 +113,14 @@ fn bare(arguments: &str, command: Command) -> Result<Command, Refusal> {
     if arguments.is_empty() { Ok(command) } else { Err(reply::bad_arguments().into()) }
 }
 
-fn string(arguments: &str) -> Result<String, Refusal> {
-    if arguments.is_empty() { Err(reply::bad_arguments().into()) } else { Ok(arguments.to_owned()) }
+fn query(arguments: &str) -> Result<Query, Refusal> {
+    let last = arguments.rsplit_once(' ').filter(|(_, word)| word.eq_ignore_ascii_case("SMTPUTF8"));
+    let (name, smtputf8) = last.map_or((arguments, false), |(name, _)| (name.trim_end_matches(' '), true));
+    match name {
+        "" => Err(reply::bad_arguments().into()),
+        name if !name.is_ascii() && !smtputf8 => Err(reply::needs_smtputf8().into()),
+        name => Ok(Query { name: name.to_owned(), smtputf8 }),
+    }
 }
 
 fn name(arguments: &str) -> Result<String, Refusal> {
@@ -119,8 +134,8 @@ fn mail(arguments: &str) -> Result<Command, Refusal> {
     let path = after_keyword(arguments, "FROM:")?;
     let (path, parameters) = ReversePath::read(path).map_err(|error| reply::bad_address(7, error))?;
     let parameters = MailParameters::parse(parameters).map_err(bad_parameter)?;
-    let is_ascii = path.address().is_none_or(|address| address.is_ascii());
-    if !is_ascii && !parameters.smtputf8 {
+    // Parsing turned a domain into A-labels; what was sent is what counts (RFC 6531 §3.2).
+    if !arguments.is_ascii() && !parameters.smtputf8 {
         return Err(reply::needs_smtputf8().into());
     }
     Ok(Command::Mail(path, parameters))
@@ -129,12 +144,8 @@ fn mail(arguments: &str) -> Result<Command, Refusal> {
 fn rcpt(arguments: &str) -> Result<Command, Refusal> {
     let text = after_keyword(arguments, "TO:")?;
     let (path, parameters) = ForwardPath::read(text).map_err(|error| reply::bad_address(3, error))?;
-    let is_ascii = match &path {
-        ForwardPath::Postmaster => true,
-        ForwardPath::Address(address) => address.is_ascii(),
-    };
     let parameters = RcptParameters::parse(parameters).map_err(bad_parameter)?;
-    Ok(Command::Rcpt(path, parameters, is_ascii))
+    Ok(Command::Rcpt(path, parameters, arguments.is_ascii()))
 }
 
 fn after_keyword<'a>(arguments: &'a str, keyword: &str) -> Result<&'a str, Refusal> {
@@ -216,6 +227,7 @@ mod tests {
             ("DATA now", 501),
             ("RSET x", 501),
             ("VRFY", 501),
+            ("VRFY jörg", 553),
         ] {
             assert_eq!(refused(line), (code, false), "{line}");
         }

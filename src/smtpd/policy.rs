@@ -68,8 +68,13 @@ impl Policy for SitePolicy<'_> {
         if !self.site.config.may_relay(self.client) {
             return reply::cannot_verify();
         }
-        let found = self.named(name).filter(|(_, route)| refusal(route).is_none());
-        let address = found.map(|(address, _)| format!("<{address}>"));
+        let Some(address) = self.named(name) else { return reply::nobody() };
+        if !self.site.is_local(&address) {
+            // RFC 5321 §3.5.3: it would be relayed, and only its own host knows.
+            return reply::cannot_verify();
+        }
+        let found = refusal(&self.site.route(&address, &ReversePath::Null)).is_none();
+        let address = found.then(|| format!("<{address}>"));
         reply::addresses(address.into_iter()).unwrap_or_else(reply::nobody)
     }
 
@@ -77,20 +82,19 @@ impl Policy for SitePolicy<'_> {
         if !self.site.config.may_relay(self.client) {
             return reply::cannot_expand();
         }
-        let ends = self.named(name).map(|(_, route)| route.ends).unwrap_or_default();
+        let local = self.named(name).filter(|address| self.site.is_local(address));
+        let ends = local.map(|address| self.site.route(&address, &ReversePath::Null).ends).unwrap_or_default();
         let reachable = ends.iter().filter(|end| !matches!(end.place, Place::Nowhere(_)));
         reply::addresses(reachable.map(|end| format!("<{}>", end.address))).unwrap_or_else(reply::nobody)
     }
 }
 
 impl SitePolicy<'_> {
-    /// The local address that VRFY or EXPN means, with or without brackets and domain.
-    fn named(&self, name: &str) -> Option<(Address, Route)> {
+    /// The address that VRFY or EXPN means, with or without brackets and domain.
+    fn named(&self, name: &str) -> Option<Address> {
         let bare = name.strip_prefix('<').and_then(|rest| rest.strip_suffix('>')).unwrap_or(name);
         let full = format!("{bare}@{}", self.site.config.first_domain());
-        let address: Address = bare.parse().or_else(|_| full.parse()).ok()?;
-        let route = self.site.route(&address, &ReversePath::Null);
-        self.site.is_local(&address).then_some((address, route))
+        bare.parse().or_else(|_| full.parse()).ok()
     }
 }
 

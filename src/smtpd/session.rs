@@ -17,7 +17,7 @@
 //! In Refused a chunk of the message was refused, and the rest of them is still on its way. After any state, too many
 //! errors or too many commands without a message are 421 and the end.
 
-use super::command::{Command, Refusal};
+use super::command::{Command, Query, Refusal};
 use crate::limits;
 use crate::mail::address::{Address, ForwardPath, ReversePath};
 use crate::mail::envelope::{Envelope, Recipient};
@@ -98,7 +98,7 @@ enum Transaction {
 pub struct Session {
     state: State,
     errors: u32,
-    idle_commands: u32,
+    idle_commands: usize,
 }
 
 impl Session {
@@ -109,8 +109,11 @@ impl Session {
 
     /// Takes one line, which was a command or not.
     pub fn step(&mut self, line: Result<Command, Refusal>, policy: &dyn Policy) -> Next {
-        self.idle_commands += 1;
-        if self.idle_commands > limits::IDLE_COMMANDS {
+        // A large message has more chunks than any patience; its own limit bounds them.
+        let is_worth_it =
+            matches!(&line, Ok(Command::Bdat(size, _)) if *size >= limits::FULL_CHUNK && self.has_recipient());
+        self.idle_commands += usize::from(!is_worth_it);
+        if self.idle_commands > limits::IDLE_COMMANDS.saturating_add(policy.recipients()) {
             return Next::Close(reply::too_many_commands());
         }
         let next = match line {
@@ -167,6 +170,10 @@ impl Session {
         self.set(Transaction::Refused);
     }
 
+    fn has_recipient(&self) -> bool {
+        matches!(self.state, State::Greeted(_, Transaction::Rcpt(_) | Transaction::Chunks))
+    }
+
     fn set(&mut self, transaction: Transaction) {
         if let State::Greeted(_, current) = &mut self.state {
             *current = transaction;
@@ -189,8 +196,8 @@ impl Session {
             }
             Command::Noop => Next::Reply(reply::noop()),
             Command::Help => Next::Reply(reply::help()),
-            Command::Vrfy(name) => Next::Reply(policy.verify(&name)),
-            Command::Expn(name) => Next::Reply(policy.expand(&name)),
+            Command::Vrfy(query) => Next::Reply(readable(policy.verify(&query.name), &query)),
+            Command::Expn(query) => Next::Reply(readable(policy.expand(&query.name), &query)),
             Command::Quit => Next::Close(reply::bye()),
             Command::Mail(path, parameters) => Next::Reply(self.mail(path, parameters, policy)),
             Command::Rcpt(path, parameters, is_ascii) => {
@@ -226,15 +233,15 @@ impl Session {
         if !rcpt.is_ascii && !envelope.parameters.smtputf8 {
             return reply::needs_smtputf8();
         }
-        if envelope.recipients.len() >= policy.recipients() {
-            return reply::too_many_recipients();
-        }
         let address = match policy.recipient(&rcpt.path, &envelope.reverse_path) {
             Ok(address) => address,
             Err(refusal) => return refusal,
         };
         let recipient = Recipient { address, parameters: rcpt.parameters };
         if !envelope.recipients.contains(&recipient) {
+            if envelope.recipients.len() >= policy.recipients() {
+                return reply::too_many_recipients();
+            }
             envelope.recipients.push(recipient);
         }
         if let Transaction::Mail(envelope) | Transaction::Rcpt(envelope) =
@@ -274,6 +281,11 @@ impl Session {
             }
         }
     }
+}
+
+/// RFC 6531 §3.7.4.2: who did not say SMTPUTF8 can't read more than ASCII.
+fn readable(reply: Reply, query: &Query) -> Reply {
+    if query.smtputf8 || reply.is_ascii() { reply } else { reply::answer_needs_smtputf8() }
 }
 
 struct Rcpt {
@@ -439,7 +451,7 @@ mod tests {
         let codes: Vec<String> = (0..4).map(|_| cell(&step(&mut session, "FOO"))).collect();
         assert_eq!(codes, ["500", "500", "500", "close 421"]);
         let mut session = Session::new();
-        for _ in 0..limits::IDLE_COMMANDS {
+        for _ in 0..limits::IDLE_COMMANDS + Open.recipients() {
             assert_eq!(cell(&step(&mut session, "NOOP")), "250");
         }
         assert_eq!(cell(&step(&mut session, "NOOP")), "close 421");

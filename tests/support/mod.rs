@@ -240,6 +240,11 @@ impl Client {
         self.stream.write_all(octets).unwrap();
     }
 
+    /// Whether the server has closed, or says nothing more.
+    pub fn is_over(&mut self) -> bool {
+        self.reader.fill_buf().map_or(true, <[u8]>::is_empty)
+    }
+
     /// The next line without its CR LF; empty at the end.
     pub fn line(&mut self) -> String {
         let mut line = Vec::new();
