@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{Uid, User, geteuid};
 
-use super::message::{self, Canonical, Context, DropError, Owner};
+use super::line_ends::Canonical;
+use super::message::{self, Context, DropError, Owner};
 use crate::io::clock::{self, Now};
 use crate::io::durable;
 use crate::limits;
@@ -91,11 +92,11 @@ fn hidden(spool: &Spool, id: QueueId) -> PathBuf {
 fn commit(spool: &Spool, site: &Site, id: QueueId, (path, name): (&Path, &OsStr)) -> Result<QueueId, NotTaken> {
     let kind = path.symlink_metadata()?.file_type();
     if kind.is_symlink() {
-        return Err(refused("it is a symbolic link", "put a copy of the file itself here").into());
+        return Err(DropError::new(0, "it is a symbolic link", "put a copy of the file itself here").into());
     }
     // Before it is opened: that alone fails for a socket, and means something to a device.
     if !kind.is_file() {
-        return Err(refused("it is not a regular file", "put a file with the message here").into());
+        return Err(DropError::new(0, "it is not a regular file", "put a file with the message here").into());
     }
     let mut file = durable::open_untrusted(path)?;
     let metadata = file.metadata()?;
@@ -116,19 +117,19 @@ fn commit(spool: &Spool, site: &Site, id: QueueId, (path, name): (&Path, &OsStr)
 
 fn check_file(metadata: &Metadata, site: &Site) -> Result<(), DropError> {
     if !metadata.is_file() {
-        return Err(refused("it is not a regular file", "put a file with the message here"));
+        return Err(DropError::new(0, "it is not a regular file", "put a file with the message here"));
     }
     if metadata.nlink() > 1 {
-        return Err(refused("the file has more than one name (hard links)", "put a copy of it here"));
+        return Err(DropError::new(0, "the file has more than one name (hard links)", "put a copy of it here"));
     }
     if metadata.len() > site.config.limits.message_size {
-        return Err(refused("the message is larger than limits.message_size", "make it smaller, or raise the limit"));
+        return Err(DropError::new(
+            0,
+            "the message is larger than limits.message_size",
+            "make it smaller, or raise the limit",
+        ));
     }
     Ok(())
-}
-
-fn refused(what: &str, mend: &str) -> DropError {
-    DropError { line: 0, what: what.to_owned(), mend: mend.to_owned() }
 }
 
 fn changed(before: &Metadata, after: &Metadata) -> bool {
@@ -142,9 +143,12 @@ fn owner_of(metadata: &Metadata, site: &Site) -> Result<Owner, NotTaken> {
     }
     match User::from_uid(uid).map_err(io::Error::from)? {
         Some(user) => Ok(Owner::Login(user.name)),
-        None => {
-            Err(refused("the file's owner has no login on this host", "chown it to the account that sends it").into())
-        }
+        None => Err(DropError::new(
+            0,
+            "the file's owner has no login on this host",
+            "chown it to the account that sends it",
+        )
+        .into()),
     }
 }
 
@@ -170,7 +174,8 @@ fn write_draft(spool: &Spool, site: &Site, id: QueueId, source: Source<'_>) -> R
     let mut hops = HopCounter::default();
     hops.feed(&dropped.header);
     if hops.count() >= site.config.limits.hops {
-        return Err(refused(
+        return Err(DropError::new(
+            0,
             "the message has been through too many hosts; it loops",
             "look for a forward to this host",
         )

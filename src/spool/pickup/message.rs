@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::fmt;
 
+use super::line_ends::Canonical;
 use crate::config::{Config, SenderGrant};
 use crate::limits;
 use crate::mail::address::{Address, Domain, ReversePath};
@@ -75,8 +76,11 @@ impl fmt::Display for DropError {
 
 impl std::error::Error for DropError {}
 
-fn error(line: usize, what: impl Into<String>, mend: impl Into<String>) -> DropError {
-    DropError { line, what: what.into(), mend: mend.into() }
+impl DropError {
+    /// What is wrong, and what to do; line 0 is the file as a whole.
+    pub fn new(line: usize, what: impl Into<String>, mend: impl Into<String>) -> DropError {
+        DropError { line, what: what.into(), mend: mend.into() }
+    }
 }
 
 /// The text of `NAME.report`; `name` is that of the file beside it.
@@ -93,13 +97,13 @@ pub fn report(name: &str, error: &DropError) -> String {
 /// Reads the first octets of a file, in which its whole envelope and header must stand.
 pub fn read(head: &[u8], context: &Context<'_>) -> Result<Dropped, DropError> {
     if head.is_empty() {
-        return Err(error(0, "the file is empty", "put a message into it"));
+        return Err(DropError::new(0, "the file is empty", "put a message into it"));
     }
     let above = Above::read(head)?;
     let header = Header::split(&head[above.octets..], above.lines);
     if header.body_offset > limits::DROP_HEADER {
         let what = format!("the header is larger than {} octets", limits::DROP_HEADER);
-        return Err(error(header.lines, what, "put an empty line between header and text"));
+        return Err(DropError::new(header.lines, what, "put an empty line between header and text"));
     }
     let envelope = match above.envelope {
         Some(envelope) => Envelope { parameters: MailParameters { size: None, ..envelope.parameters }, ..envelope },
@@ -129,7 +133,7 @@ impl Above {
             if head.starts_with(b"From ") { memchr::memchr(b'\n', head).map_or(head.len(), |end| end + 1) } else { 0 };
         let skipped = usize::from(mbox > 0);
         let found = Envelope::read(&head[mbox..]).map_err(|wrong| {
-            error(
+            DropError::new(
                 skipped + wrong.line,
                 wrong.what,
                 "write X-Sender: <address> once, then an X-Receiver: <address> for each recipient",
@@ -174,7 +178,7 @@ fn missing(header: &Header<'_>, what: String, mend: String) -> DropError {
     let cut = !header.ended;
     let line = if cut { header.lines + 1 } else { 0 };
     let what = if cut { format!("{what}, and the header ends here, at what is no field") } else { what };
-    error(line, what, mend)
+    DropError::new(line, what, mend)
 }
 
 /// The fields in which a message says from whom and to whom it is: those of its last resending, where there is one (RFC
@@ -219,7 +223,7 @@ impl<'a> Said<'a> {
 
 fn addresses(field: &Field<'_>, context: &Context<'_>) -> Result<Vec<Address>, DropError> {
     header::addresses(field.value, context.default_domain).map_err(|wrong| {
-        error(
+        DropError::new(
             field.line,
             format!("the addresses of {} can't be read: {wrong}", field.name),
             "write them as <local-part@domain>, with commas between",
@@ -231,7 +235,7 @@ fn check_count(envelope: &Envelope, config: &Config) -> Result<(), DropError> {
     let most = config.limits.recipients;
     if envelope.recipients.len() > most {
         let what = format!("there are more than {most} recipients");
-        return Err(error(0, what, "use a list in the aliases file, or raise limits.recipients"));
+        return Err(DropError::new(0, what, "use a list in the aliases file, or raise limits.recipients"));
     }
     Ok(())
 }
@@ -243,7 +247,11 @@ fn check_owner(envelope: &Envelope, header: &Header<'_>, line: usize, context: &
             return Ok(());
         }
         let what = format!("{login}, the owner of the file, may not send as the address in {place}");
-        Err(error(line, what, format!("write the owner's own address there, or grant it to {login} in [drop.senders]")))
+        Err(DropError::new(
+            line,
+            what,
+            format!("write the owner's own address there, or grant it to {login} in [drop.senders]"),
+        ))
     };
     if let Some(sender) = envelope.reverse_path.address() {
         check(sender, line, "the sender")?;
@@ -281,71 +289,6 @@ fn print(header: &Header<'_>, context: &Context<'_>) -> Result<Vec<u8>, DropErro
         text.extend_from_slice(format!("Message-ID: <{}@{}>\r\n", context.unique, context.hostname).as_bytes());
     }
     Ok(text)
-}
-
-/// Makes each LF or CR LF of a stream a CR LF; what can't be one is refused with its line.
-#[derive(Debug)]
-pub struct Canonical {
-    line: usize,
-    /// A CR was the last octet: what follows tells what it is.
-    after_cr: bool,
-    is_open: bool,
-}
-
-impl Canonical {
-    /// For what follows the first `lines` lines of a file.
-    pub fn after_lines(lines: usize) -> Canonical {
-        Canonical { line: lines + 1, after_cr: false, is_open: false }
-    }
-
-    /// Appends the canonical form of the next octets.
-    pub fn feed(&mut self, mut octets: &[u8], output: &mut Vec<u8>) -> Result<(), DropError> {
-        while !octets.is_empty() {
-            if self.after_cr && octets[0] != b'\n' {
-                return Err(self.lone_cr());
-            }
-            self.after_cr = false;
-            let Some(at) = memchr::memchr3(b'\n', b'\r', b'\0', octets) else {
-                output.extend_from_slice(octets);
-                self.is_open = true;
-                return Ok(());
-            };
-            output.extend_from_slice(&octets[..at]);
-            self.is_open |= at > 0;
-            match octets[at] {
-                b'\r' => self.after_cr = true,
-                b'\n' => {
-                    output.extend_from_slice(b"\r\n");
-                    self.line += 1;
-                    self.is_open = false;
-                }
-                _ => {
-                    return Err(error(
-                        self.line,
-                        "a NUL octet stands here",
-                        "send what is not text as a MIME attachment",
-                    ));
-                }
-            }
-            octets = &octets[at + 1..];
-        }
-        Ok(())
-    }
-
-    /// Ends the last line where the file did not.
-    pub fn finish(&mut self, output: &mut Vec<u8>) -> Result<(), DropError> {
-        if self.after_cr {
-            return Err(self.lone_cr());
-        }
-        if self.is_open {
-            output.extend_from_slice(b"\r\n");
-        }
-        Ok(())
-    }
-
-    fn lone_cr(&self) -> DropError {
-        error(self.line, "a CR without LF stands here", "end each line with LF or CR LF")
-    }
 }
 
 #[cfg(test)]
@@ -480,38 +423,10 @@ mod tests {
         }
     }
 
-    /// What `feed` makes of the octets, whole and split everywhere.
-    fn canonical(octets: &[u8]) -> Result<Vec<u8>, usize> {
-        let split = |at: usize| {
-            let mut lines = Canonical::after_lines(10);
-            let mut output = Vec::new();
-            let parts = [&octets[..at], &octets[at..]];
-            let fed = parts.iter().try_for_each(|part| lines.feed(part, &mut output));
-            fed.and_then(|()| lines.finish(&mut output)).map(|()| output).map_err(|error| error.line)
-        };
-        let whole = split(0);
-        for at in 1..=octets.len() {
-            assert_eq!(split(at), whole, "split at {at}");
-        }
-        whole
-    }
-
-    #[test]
-    fn line_ends_are_made_crlf_or_refused() {
-        assert_eq!(canonical(b""), Ok(b"".to_vec()));
-        assert_eq!(canonical(b"a\nb\r\n\nc"), Ok(b"a\r\nb\r\n\r\nc\r\n".to_vec()));
-        assert_eq!(canonical(b"a\n\xff\n"), Ok(b"a\r\n\xff\r\n".to_vec()));
-        assert_eq!(canonical(b"a\nb\rc\n"), Err(12));
-        assert_eq!(canonical(b"a\n\r\r\n"), Err(12));
-        assert_eq!(canonical(b"a\r"), Err(11));
-        assert_eq!(canonical(b"a\n\nb\0"), Err(13));
-    }
-
     proptest! {
         #[test]
         fn no_input_panics(octets in prop::collection::vec(any::<u8>(), 0..80), text in "[XFT-a-z:@<> \n\r]{0,60}") {
             let _ = read_as(&Owner::Trusted, text.as_bytes());
-            let _ = canonical(&octets);
             let config = config();
             let owner = Owner::Login("ann".to_owned());
             let context = Context { default_domain: config.first_domain(), hostname: &config.hostname, owner: &owner, config: &config, date: "", unique: "" };

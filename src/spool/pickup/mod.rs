@@ -10,6 +10,7 @@
 //! where it is, to be tried again. After a crash a `.ID` whose entry exists is removed at start, else taken again.
 
 mod intake;
+mod line_ends;
 pub mod message;
 
 use std::collections::HashMap;
