@@ -322,6 +322,7 @@ impl Config {
             ((1..=1000).contains(&delivery.threads), "threads", "use 1 to 1000"),
             (!delivery.retry_min.is_zero(), "retry_min", "use at least 1s"),
             (delivery.retry_min <= delivery.retry_max, "retry_max", "use at least retry_min"),
+            (!delivery.give_up.is_zero(), "give_up", "use at least 1s; RFC 5321 asks for 4d or 5d"),
             (self.limits.recipients >= 100, "recipients", "use at least 100 (RFC 5321 §4.5.3.1.8)"),
             (self.limits.message_size >= 64 * 1024, "message_size", "use at least 64KiB (RFC 5321 §4.5.3.1.7)"),
             (self.limits.hops >= 10, "hops", "use at least 10, or honest mail is refused"),
@@ -333,7 +334,11 @@ impl Config {
             (self.limits.pop3_connections != Some(0), "pop3_connections", "use at least 1"),
         ] {
             if !holds {
-                let at = text.lines().position(|line| line.trim_start().starts_with(key));
+                let has_key = |line: &str| {
+                    let rest = line.trim_start().strip_prefix(key);
+                    rest.is_some_and(|rest| rest.trim_start().starts_with('='))
+                };
+                let at = text.lines().position(has_key);
                 let line = at.map(|at| format!("line {}: ", at + 1)).unwrap_or_default();
                 return Err(format!("{line}{key} can't have this value: {mend}"));
             }
@@ -443,6 +448,8 @@ mod tests {
             ("[delivery]\nretry_min = \"0s\"", "line 2", "at least 1s"),
             ("[limits]\nmessage_size = \"big\"", "line 2", "\"50MiB\""),
             ("[limits]\nrecipients = 5", "line 2", "at least 100"),
+            ("[limits]\nconnections_per_client = 1\nconnections = 0", "line 3", "at least 1"),
+            ("[delivery]\ngive_up = \"0s\"", "line 2", "at least 1s"),
             ("[relay]\nfrom = [\"10/8\"]", "line 2", "192.0.2.0/24"),
             ("[listen]\nsmtp = [\"localhost\"]", "line 2", "socket address"),
             ("[drop.senders]\nann = [\"nobody\"]", "line 2", "local-part@domain"),

@@ -125,9 +125,6 @@ pub const BATCH: usize = 512;
 /// Finished drafts that may wait for the writer; a connection that has one more waits itself.
 pub const COMMIT_QUEUE: usize = 1024;
 
-/// How long a removal may go unsynced (DESIGN §3).
-pub const REMOVAL_SYNC: Duration = Duration::from_secs(1);
-
 /// A syncfs that takes longer is slowed by others' writes; single files are synced for [`SYNCFS_PAUSE`] then.
 pub const SYNCFS_SLOW: Duration = Duration::from_millis(250);
 /// See [`SYNCFS_SLOW`].
@@ -166,7 +163,7 @@ pub const DROP_HEADER: usize = 1024 * 1024;
 /// Octets in an `ID.state` file: [`TARGETS`] with long replies.
 pub const STATE_FILE: u64 = 16 * 1024 * 1024;
 
-/// Octets of another host's words that are kept in a state file, a log value or a report.
+/// Octets of a value in the log: many of them are another host's words.
 pub const FOREIGN_TEXT: usize = 1024;
 
 /// How long a file written in place in drop/ must be unchanged once closed, and without having been closed.
@@ -174,11 +171,12 @@ pub const DROP_SETTLED: Duration = Duration::from_secs(2);
 /// See [`DROP_SETTLED`].
 pub const DROP_UNCLOSED: Duration = Duration::from_secs(10);
 
-/// How often the spool is watched for what no event told, and the users and aliases for changes.
-pub const WATCH: Duration = Duration::from_secs(1);
+/// How long a file that is no entry stands in queue/ before it is set aside: editors make some for a moment.
+pub const FOREIGN_FILE: Duration = Duration::from_secs(1);
 
-/// How often the log is written out at least.
-pub const LOG_FLUSH: Duration = Duration::from_secs(1);
+/// How often the spool is watched for what no event told and the users and aliases for changes, removals are synced
+/// (DESIGN §3), and the log is written out at least.
+pub const WATCH: Duration = Duration::from_secs(1);
 
 /// Octets of a log line: the rest is cut, so that no peer can fill the disk with one.
 pub const LOG_LINE: usize = 4096;

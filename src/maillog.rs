@@ -1,7 +1,7 @@
 //! The log: one event, one line, one file (DESIGN §7). This is the only place that words these lines.
 //!
 //! ```text
-//! 2026-11-23T15:36:51.204+00:00 INFO 0TQXGV0000001 accepted from=<ann@example.org> recipients=1 size=4337 client=192.0.2.7
+//! 2026-11-23T15:36:51.204+00:00 INFO 0TQXGV0000001 accepted from=<a@b.example> to=c@d.example recipients=1 size=4337
 //! ```
 //!
 //! Time, level, queue id or `-`, event, then `key=value` pairs. Foreign octets are escaped, values with spaces quoted, long
@@ -293,7 +293,7 @@ pub fn cut_off(protocol: &str, client: IpAddr, why: impl Display) {
 pub struct Origin {
     /// Where from: the client's address, or `drop/NAME`.
     pub client: String,
-    /// `SMTP`, `ESMTP`, `drop`.
+    /// `SMTP`, `ESMTP`, `UTF8SMTP` or `drop`.
     pub protocol: &'static str,
 }
 

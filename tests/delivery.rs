@@ -89,7 +89,7 @@ fn a_list_that_cannot_be_read_defers_and_never_fails() {
     let (replies, end) = say(&server, "sender@far.example", &["team@example.org"]);
     assert!(replies[0].starts_with("250") && end.starts_with("250"), "{replies:?} {end}");
     server.wait_for("bob@example.org", 1);
-    server.logged(&[" deferred ", "to=team@example.org", "4.2.4", "team"]);
+    server.logged(&[" deferred ", "to=team@example.org", "reply=\"451 4.2.4 the list can't be read"]);
     fs::write(&list, "ann\n").unwrap();
     server.wait_for("ann@example.org", 1);
     queue_is_empty(&server);
@@ -138,6 +138,15 @@ fn what_fails_for_good_goes_to_failed_with_a_report_and_the_others_get_theirs() 
     assert!(report.contains("gone@example.org") && report.contains("5.1.1"), "{report}");
     assert!(!report.contains("hello"), "{report}");
     server.logged(&[" ERROR 0TQXGV0000001 failed ", "to=gone@example.org", "5.1.1"]);
+    // Tried again by hand, as the report says, with its old report still there.
+    let in_spool = |name: &str| server.path("spool").join(name);
+    let state = fs::read_to_string(in_spool("failed/0TQXGV0000001.state")).unwrap();
+    fs::write(in_spool("queue/0TQXGV0000001.state"), state.replace("Status: failed", "Status: pending")).unwrap();
+    fs::rename(in_spool("failed/0TQXGV0000001.eml"), in_spool("queue/0TQXGV0000001.eml")).unwrap();
+    eventually("it is back", || in_spool("failed/0TQXGV0000001.eml").exists());
+    queue_is_empty(&server);
+    assert_eq!((with_suffix(&server, "failed", ".eml").len(), with_suffix(&server, "failed", ".report").len()), (1, 1));
+    assert_eq!(server.mailbox("ann@example.org").len(), 1, "who has it gets no second");
 }
 
 #[test]

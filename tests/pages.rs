@@ -229,7 +229,7 @@ fn the_page_has_every_limit_with_its_value_and_its_key() {
     let documented: BTreeMap<String, Limit> =
         items(&section(&page, ".Sh LIMITS"), "Dv").into_iter().map(on_page).collect();
     let limits = limits();
-    assert!(limits.len() > 50 && limits["IDLE_COMMANDS"].value == "2000");
+    assert!(limits.len() > 50 && limits["IDLE_COMMANDS"].value == "1000");
     assert_eq!(set(documented.keys()), set(limits.keys()));
     for (name, limit) in limits {
         assert_eq!(documented[&name], limit, "{name}");

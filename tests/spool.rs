@@ -167,6 +167,20 @@ fn moved_to_hold_it_is_set_aside_and_moved_back_it_goes_on() {
 }
 
 #[test]
+fn an_editor_at_work_is_not_disturbed() {
+    let (server, id) = deferred();
+    let state = in_spool(&server, &format!("queue/{id}.state"));
+    assert!(Command::new("sed").args(["-i", "s/^Attempts: 1$/Attempts: 7/"]).arg(&state).status().unwrap().success());
+    // As vim finds out whether it may write here.
+    fs::write(in_spool(&server, "queue/4913"), "").unwrap();
+    fs::remove_file(in_spool(&server, "queue/4913")).unwrap();
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(names(&server, "failed"), [""; 0]);
+    assert_eq!(names(&server, "queue"), [format!("{id}.eml"), format!("{id}.state")]);
+    assert!(!server.log().contains("spool-error"));
+}
+
+#[test]
 fn touched_it_is_tried_now() {
     let (server, id) = deferred();
     assert!(Command::new("touch").arg(in_spool(&server, &format!("queue/{id}.eml"))).status().unwrap().success());

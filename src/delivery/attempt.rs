@@ -72,24 +72,24 @@ fn by_targets(mut claim: Claim<'_>, mut state: State, site: &Site) {
     }
     for at in 0..state.targets.len() {
         if state.targets[at].status == Status::Pending {
-            let outcome = try_target(&mut claim, &state.targets[at], at + 1, site);
-            apply(&mut claim, &mut state, at, outcome);
+            match try_target(&mut claim, &state.targets[at], at + 1, site) {
+                Some(outcome) => apply(&mut claim, &mut state, at, outcome),
+                None => state.targets[at].when = Some(Now::read().wall),
+            }
         }
     }
     settle(claim, state, site);
 }
 
-fn try_target(claim: &mut Claim<'_>, target: &Target, number: usize, site: &Site) -> Outcome {
+/// `None` for what could not be resolved: there is nothing to try, and its reply says why.
+fn try_target(claim: &mut Claim<'_>, target: &Target, number: usize, site: &Site) -> Option<Outcome> {
     match target.via {
-        Via::Mailbox => to_mailbox(claim, target, number, site),
-        Via::NextHop => Outcome::Deferred(Cause::local(
+        Via::Mailbox => Some(to_mailbox(claim, target, number, site)),
+        Via::NextHop => Some(Outcome::Deferred(Cause::local(
             Enhanced(4, 4, 0),
             "this version does not deliver to other hosts yet; the message stays queued",
-        )),
-        Via::Alias => {
-            let why = target.reply.clone().unwrap_or_else(|| "it could not be resolved".to_owned());
-            Outcome::Deferred(Cause::local(Enhanced(4, 2, 4), why))
-        }
+        ))),
+        Via::Alias => None,
     }
 }
 

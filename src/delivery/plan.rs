@@ -3,8 +3,12 @@
 //! Recipients are resolved once. The targets are written down before the first attempt of anything but a single mailbox,
 //! and later attempts use them as they stand, so that a list is never sent twice to those who have it.
 
-use crate::mail::address::Address;
+use std::collections::HashSet;
+
+use crate::mail::address::{Address, ReversePath};
 use crate::mail::envelope::Envelope;
+use crate::mail::outcome::Cause;
+use crate::mail::reply::Enhanced;
 use crate::route::{End, Place, Site};
 use crate::spool::state::{State, Status, Target, Via};
 
@@ -28,26 +32,28 @@ pub fn plan(envelope: &Envelope, laid_out_for: Option<&Address>, state: Option<&
         return first(envelope, laid_out_for, state, site);
     };
     let unresolved = |target: &Target| target.via == Via::Alias && target.status == Status::Pending;
-    let (open, mut targets): (Vec<Target>, Vec<Target>) = state.targets.iter().cloned().partition(unresolved);
+    let (open, known): (Vec<Target>, Vec<Target>) = state.targets.iter().cloned().partition(unresolved);
     if open.is_empty() {
         return match laid_out(envelope, laid_out_for, &state.targets) {
             Some(address) => Plan::Rename(address),
             None => Plan::Targets { state: state.clone(), record: false },
         };
     }
+    let mut targets = Targets::new(known, site.config.limits.targets);
     for target in &open {
         let route = site.route(&target.address, &target.reverse_path);
-        route.ends.iter().for_each(|end| add(&mut targets, end, &target.recipient));
+        targets.add(&target.address, &route.ends, &target.recipient, &target.reverse_path);
     }
-    Plan::Targets { state: State { targets, ..state.clone() }, record: true }
+    Plan::Targets { state: State { targets: targets.list, ..state.clone() }, record: true }
 }
 
 fn first(envelope: &Envelope, laid_out_for: Option<&Address>, state: Option<&State>, site: &Site) -> Plan {
-    let mut targets = Vec::new();
+    let mut targets = Targets::new(Vec::new(), site.config.limits.targets.max(envelope.recipients.len()));
     for recipient in &envelope.recipients {
         let route = site.route(&recipient.address, &envelope.reverse_path);
-        route.ends.iter().for_each(|end| add(&mut targets, end, &recipient.address));
+        targets.add(&recipient.address, &route.ends, &recipient.address, &envelope.reverse_path);
     }
+    let targets = targets.list;
     if let Some(address) = laid_out(envelope, laid_out_for, &targets) {
         return Plan::Rename(address);
     }
@@ -70,8 +76,37 @@ fn is_pending_mailbox(target: &Target) -> bool {
     target.via == Via::Mailbox && target.status == Status::Pending
 }
 
-/// Adds the target of one end of a route, unless it is there already.
-fn add(targets: &mut Vec<Target>, end: &End, recipient: &Address) {
+/// The targets of a message: each place once, and no more than a small host can hold.
+struct Targets {
+    list: Vec<Target>,
+    seen: HashSet<(Address, Via)>,
+    most: usize,
+}
+
+impl Targets {
+    fn new(list: Vec<Target>, most: usize) -> Targets {
+        let seen = list.iter().map(|target| (target.address.clone(), target.via)).collect();
+        Targets { list, seen, most }
+    }
+
+    /// Adds the ends of the route of `address` that are not there yet. Where they are too many, it fails as a whole.
+    fn add(&mut self, address: &Address, ends: &[End], recipient: &Address, reverse_path: &ReversePath) {
+        let mut new: Vec<Target> = ends.iter().map(|end| target(end, recipient)).collect();
+        new.retain(|target| self.seen.insert((target.address.clone(), target.via)));
+        if self.list.len() + new.len() <= self.most {
+            return self.list.append(&mut new);
+        }
+        for target in &new {
+            self.seen.remove(&(target.address.clone(), target.via));
+        }
+        let text = "the message would go to more than limits.targets; send it to fewer lists at once";
+        let place = Place::Nowhere(Cause::local(Enhanced(5, 5, 3), text));
+        let end = End { address: address.clone(), reverse_path: reverse_path.clone(), place };
+        self.list.push(target(&end, recipient));
+    }
+}
+
+fn target(end: &End, recipient: &Address) -> Target {
     let via = match &end.place {
         Place::Mailbox => Via::Mailbox,
         Place::NextHop => Via::NextHop,
@@ -84,13 +119,7 @@ fn add(targets: &mut Vec<Target>, end: &End, recipient: &Address) {
             target.status = Status::Failed;
         }
     }
-    if !targets.iter().any(|known| same_place(known, &target)) {
-        targets.push(target);
-    }
-}
-
-fn same_place(one: &Target, other: &Target) -> bool {
-    one.address == other.address && one.via == other.via
+    target
 }
 
 #[cfg(test)]
@@ -156,6 +185,20 @@ mod tests {
         let expected =
             ["ann@example.org Mailbox Pending", "x@far.example NextHop Pending", "gone@example.org Alias Failed"];
         assert_eq!(targets(plan), (expected.map(String::from).to_vec(), true));
+    }
+
+    #[test]
+    fn lists_too_many_together_fail_as_a_whole() {
+        let mut small = site("one: ann, x@far.example\ntwo: bob, y@far.example\nthree: ann, bob");
+        small.config.limits.targets = 3;
+        let plan = plan(&envelope(&["one@example.org", "two@example.org", "three@example.org"]), None, None, &small);
+        let expected = [
+            "ann@example.org Mailbox Pending",
+            "x@far.example NextHop Pending",
+            "two@example.org Alias Failed",
+            "three@example.org Alias Failed",
+        ];
+        assert_eq!(targets(plan).0, expected);
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! `failed/`: what could not be read, or failed and had nowhere to be returned to, each with a report in plain words.
 //!
-//! Nothing is removed and nothing replaced: a name that is taken gets a number. The report is on the disk before the
-//! message moves, so that no message is ever there without one.
+//! No message is removed or replaced: a name that is taken gets a number. The report is on the disk before the message
+//! moves, so that no message is ever there without one; one whose message is gone is replaced.
 
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::state::{State, Status};
 use super::{Spool, eml, state_file};
@@ -23,9 +24,7 @@ impl Spool {
         let shown = to.file_name().unwrap_or(name).display();
         let time = clock::rfc3339(Now::read().wall);
         let report = format!("{shown} was set aside on {time}.\n\nWhat is wrong: {what}.\nWhat to do: {mend}.\n");
-        durable::write_new(&report_of(&to), report.as_bytes())?;
-        durable::rename_new(from, &to).map_err(|error| durable::located("move here", &to, error))?;
-        durable::sync_dir(&self.folders.failed)?;
+        self.move_with_report(from, &to, &report)?;
         maillog::set_aside(id, &to, what);
         Ok(())
     }
@@ -48,16 +47,24 @@ impl Spool {
     pub(super) fn fail(&self, id: QueueId, state: &State) -> io::Result<()> {
         let to = self.free_name(OsStr::new(&eml(id)))?;
         let draft = self.folders.tmp.join(state_file(id));
+        // Who moves it back wants it tried at once, and with patience.
+        let state = &State { waited: Duration::ZERO, next_attempt: None, retry_in: Duration::ZERO, ..state.clone() };
         durable::replace(&self.folders.failed.join(state_file(id)), &draft, state.to_string().as_bytes())?;
-        durable::write_new(&report_of(&to), failure_report(id, state).as_bytes())?;
-        let from = self.folders.eml(id);
-        durable::rename_new(&from, &to).map_err(|error| durable::located("move here", &to, error))?;
-        durable::sync_dir(&self.folders.failed)?;
+        let shown = to.file_name().unwrap_or_default().display().to_string();
+        self.move_with_report(&self.folders.eml(id), &to, &failure_report(id, &shown, state))?;
         maillog::set_aside(Some(id), &to, "not everybody has it, and the sender can't be told yet");
         Ok(())
     }
 
-    /// A path in `failed/` that neither a file nor a report has.
+    fn move_with_report(&self, from: &Path, to: &Path, report: &str) -> io::Result<()> {
+        let report_path = report_of(to);
+        let draft = self.folders.tmp.join(report_path.file_name().unwrap_or_default());
+        durable::replace(&report_path, &draft, report.as_bytes())?;
+        durable::rename_new(from, to).map_err(|error| durable::located("move here", to, error))?;
+        durable::sync_dir(&self.folders.failed)
+    }
+
+    /// A path in `failed/` that no file has.
     fn free_name(&self, name: &OsStr) -> io::Result<PathBuf> {
         let tried = (0..10_000).map(|number| {
             let mut tried = name.to_owned();
@@ -66,8 +73,7 @@ impl Spool {
             }
             self.folders.failed.join(tried)
         });
-        let mut free =
-            tried.filter(|path| path.symlink_metadata().is_err() && report_of(path).symlink_metadata().is_err());
+        let mut free = tried.filter(|path| path.symlink_metadata().is_err());
         free.next().ok_or_else(|| {
             durable::located("find a free name in", &self.folders.failed, io::ErrorKind::AlreadyExists.into())
         })
@@ -80,8 +86,8 @@ fn report_of(path: &Path) -> PathBuf {
     name.into()
 }
 
-fn failure_report(id: QueueId, state: &State) -> String {
-    let mut text = format!("{} did not reach everybody, and reports to senders are not built yet.\n\n", eml(id));
+fn failure_report(id: QueueId, shown: &str, state: &State) -> String {
+    let mut text = format!("{shown} did not reach everybody, and reports to senders are not built yet.\n\n");
     for target in &state.targets {
         let what = match target.status {
             Status::Delivered => "has it",
@@ -94,7 +100,7 @@ fn failure_report(id: QueueId, state: &State) -> String {
     let state = state_file(id);
     text.push_str(&format!(
         "\nWhat to do: mend the cause; in {state}, put \"Status: pending\" where it is to be tried again; then move first \
-         {state} and then {} to queue/. Or tell the sender, and remove the files.\n",
+         {state} to queue/, and then {shown} to queue/{}. Or tell the sender, and remove the files.\n",
         eml(id)
     ));
     text

@@ -65,7 +65,7 @@ pub struct Target {
 }
 
 /// How a target is reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Via {
     /// Its mailbox is on this host.
     Mailbox,

@@ -4,7 +4,7 @@
 //! removed, and every entry is put on the schedule. Only names and state files are read, not messages: a long queue
 //! costs little. Entries are opened when they are due.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -37,7 +37,7 @@ pub(super) fn named(name: &OsString) -> Named {
     }
 }
 
-pub(super) const MEND_NAME: &str =
+const MEND_NAME: &str =
     "only the server names files in queue/; if this is a message, move it to drop/, and it will be sent";
 
 impl Spool {
@@ -51,13 +51,7 @@ impl Spool {
                 Named::Eml(id) => entries.push(id),
                 Named::State(id) => states.push(id),
                 Named::Hidden => {}
-                Named::Foreign => {
-                    let path = self.folders.queue.join(&name);
-                    match self.set_aside(None, &path, "its name is not that of a queue entry", MEND_NAME) {
-                        Ok(()) => aside += 1,
-                        Err(error) => maillog::spool_error(None, error),
-                    }
-                }
+                Named::Foreign => aside += usize::from(self.set_foreign_aside(&name)),
             }
         }
         if !entries.is_empty() {
@@ -74,6 +68,16 @@ impl Spool {
         }
         maillog::swept(drafts, self.queued(), aside);
         Ok(())
+    }
+
+    /// Sets aside what only a person can have put into `queue/`, unless it is gone.
+    pub(super) fn set_foreign_aside(&self, name: &OsStr) -> bool {
+        let path = self.folders.queue.join(name);
+        if path.symlink_metadata().is_err() {
+            return false;
+        }
+        let result = self.set_aside(None, &path, "its name is not that of a queue entry", MEND_NAME);
+        result.inspect_err(|error| maillog::spool_error(None, error)).is_ok()
     }
 
     fn remove_drafts(&self) -> io::Result<usize> {

@@ -5,6 +5,7 @@
 //! The same thread keeps the promises that count in seconds: removals are synced, and the log is written out. An error
 //! is logged, and looked at again at the next change or rescan.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -16,7 +17,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent};
 
-use super::sweep::{MEND_NAME, Named, named, names};
+use super::sweep::{Named, named, names};
 use super::{Spool, eml, state_file};
 use crate::io::clock::Now;
 use crate::io::durable;
@@ -86,9 +87,14 @@ impl Watch {
     /// Watches until the spool is stopped. `each_second` is called about as often.
     pub fn run(self, spool: &Spool, each_second: impl Fn()) {
         let mut ticked = Now::read().boot;
+        let mut foreign = HashMap::new();
         while !spool.is_stopping() {
             for change in self.events.next(limits::WATCH) {
-                if let Err(error) = spool.notice(change) {
+                if let Change::File(name, _) = &change
+                    && matches!(named(name), Named::Foreign)
+                {
+                    foreign.entry(name.clone()).or_insert_with(|| Now::read().boot);
+                } else if let Err(error) = spool.notice(change) {
                     maillog::spool_error(None, error);
                 }
             }
@@ -99,6 +105,13 @@ impl Watch {
                 maillog::flush();
                 maillog::reopen_if_moved();
                 each_second();
+                foreign.retain(|name, since| {
+                    let is_new = now.saturating_sub(*since) < limits::FOREIGN_FILE;
+                    if !is_new {
+                        spool.set_foreign_aside(name);
+                    }
+                    is_new
+                });
             }
         }
     }
@@ -133,10 +146,6 @@ impl Spool {
             Named::State(id) if came => {
                 self.edited(id);
                 Ok(())
-            }
-            Named::Foreign if came => {
-                let path = self.folders.queue.join(&name);
-                self.set_aside(None, &path, "its name is not that of a queue entry", MEND_NAME)
             }
             _ => Ok(()),
         }

@@ -1,9 +1,9 @@
 //! Taking one file of `drop/`: everything that touches the disk.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{File, Metadata};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{Uid, User, geteuid};
@@ -221,6 +221,8 @@ fn set_aside(spool: &Spool, path: &Path, name: &OsStr, error: &DropError) -> io:
     let (bad, report) = (named(number, ".bad"), named(number, ".report"));
     let shown = bad.file_name().unwrap_or(name).display().to_string();
     durable::write_new(&report, message::report(&shown, error).as_bytes())?;
+    // It quotes nothing, and whoever dropped the file is to read it.
+    fs::set_permissions(&report, fs::Permissions::from_mode(0o644))?;
     durable::rename_new(path, &bad)?;
     durable::sync_dir(folder)?;
     maillog::drop_refused(&bad, &report, error);
