@@ -7,6 +7,7 @@ address=you@postrider.localhost
 mkdir -p "$folder"
 [ -f "$folder/postrider.toml" ] || cat >"$folder/postrider.toml" <<TOML
 hostname = "postrider.localhost"
+postmaster = "$address"
 spool    = "spool"
 users    = "users"
 aliases  = "aliases"
@@ -27,8 +28,8 @@ SMTP on 127.0.0.1:2525, POP3 on 127.0.0.1:2110, all files in $folder/. Ctrl-C st
 
 In another terminal, in this folder. Send a message:
   printf 'From: you@postrider.localhost\nSubject: by SMTP\n\nHello.\n' | curl -s smtp://127.0.0.1:2525/localhost --mail-from you@postrider.localhost --mail-rcpt $address --crlf -T -
-Drop one (taken within 10 seconds, or at once if moved in):
-  printf 'From: you@postrider.localhost\nTo: $address\nSubject: by drop\n\nHello.\n' >$folder/hello.eml; cp $folder/hello.eml $folder/spool/drop/
+Drop one (a copy is taken 2 seconds after it is whole, what is moved in with mv at once):
+  printf 'From: you@postrider.localhost\nTo: $address\nSubject: by drop\n\nHello.\n' >$folder/hello.eml; cp $folder/hello.eml $folder/spool/drop/; sleep 4
 List and fetch them:
   curl -s -u '$address:$password' pop3://127.0.0.1:2110/
   curl -s -u '$address:$password' 'pop3://127.0.0.1:2110/[1-2]'
