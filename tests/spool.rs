@@ -100,7 +100,7 @@ fn what_has_a_wrong_format_is_set_aside_with_a_report_once() {
     assert_eq!(names(&server, "queue"), [".hidden"]);
     let report = fs::read_to_string(in_spool(&server, &format!("failed/{OTHER_ID}.eml.report"))).unwrap();
     assert!(report.contains("SIZE in X-Sender is 9999, but 27 octets follow"), "{report}");
-    assert_eq!(server.log().matches(" set-aside ").count(), 6);
+    eventually("each is in the log once", || server.log().matches(" set-aside ").count() == 6);
     server.stop();
     server.run();
     assert_eq!(names(&server, "failed").len(), 12);
