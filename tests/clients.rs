@@ -187,7 +187,12 @@ fn fetchmail_moves_mail_from_one_owner_to_another() {
     fs::write(&path, settings).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     let mut fetchmail = Command::new("fetchmail");
-    fetchmail.env("FETCHMAILHOME", server.folder.path()).arg("--nodetach").arg("-f").arg(&path);
+    fetchmail
+        .env("FETCHMAILHOME", server.folder.path())
+        .env("HOME", server.folder.path())
+        .arg("--nodetach")
+        .arg("-f")
+        .arg(&path);
     fetchmail.args(["--pidfile", &server.path("pid").to_string_lossy(), "--nosyslog", "-v"]);
     run(&mut fetchmail, "");
     let moved = text(&server.wait_for("bob@example.org", 1)[0]);

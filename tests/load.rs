@@ -3,6 +3,7 @@
 
 mod support;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::collections::{HashMap, HashSet};
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -104,6 +105,9 @@ fn two_hundred_clients_lose_nothing_when_the_server_is_killed_ten_times() {
 
 #[test]
 fn a_thousand_idle_connections_are_held_and_what_is_beyond_is_turned_away() {
+    // Two descriptors a client here, and one there.
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard.min(8192), hard).unwrap();
     let server = Server::start("[limits]\nconnections = 1010\nconnections_per_client = 1005\n");
     let before = pss(&server);
     let mut held: Vec<Client> = (0..1000).map(|_| server.smtp()).collect();
