@@ -3,22 +3,20 @@
 //! An empty file is a safe one. What is wrong is a [`ConfigError`] that names the file and the line, shows the place and
 //! says what would be right. Paths may be relative; they are meant from the folder of the configuration.
 
+mod tables;
 mod value;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _};
 
-use crate::limits;
 use crate::mail::address::{Address, Domain};
+pub use tables::{Delivery, Dns, Drop, HopDomain, Limits, Listen, Pop3, Relay, SenderGrant};
 
 /// Where the configuration is when nothing else was said.
 pub const DEFAULT_PATH: &str = "/etc/postrider/postrider.toml";
@@ -60,6 +58,8 @@ pub struct Config {
     pub delivery: Delivery,
     /// `[limits]`
     pub limits: Limits,
+    /// `[dns]`
+    pub dns: Dns,
 }
 
 /// Where the log goes.
@@ -87,110 +87,6 @@ impl fmt::Display for LogTarget {
     }
 }
 
-/// The addresses listened on.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
-#[serde(deny_unknown_fields, default)]
-pub struct Listen {
-    /// For mail from anywhere.
-    pub smtp: Vec<SocketAddr>,
-    /// For the owners of mailboxes.
-    pub pop3: Vec<SocketAddr>,
-}
-
-/// Who may send where.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
-#[serde(deny_unknown_fields, default)]
-pub struct Relay {
-    /// Networks whose clients may send to any domain.
-    #[serde(deserialize_with = "value::networks")]
-    pub from: Vec<IpNet>,
-}
-
-/// The POP3 server.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
-#[serde(deny_unknown_fields, default)]
-pub struct Pop3 {
-    /// Networks whose clients may send their password in clear.
-    #[serde(deserialize_with = "value::networks")]
-    pub cleartext: Vec<IpNet>,
-}
-
-/// The drop folder.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
-#[serde(deny_unknown_fields, default)]
-pub struct Drop {
-    /// Logins, and the addresses and `@domains` each may send as, besides its own name at the local domains.
-    pub senders: BTreeMap<String, Vec<SenderGrant>>,
-    /// Whether files of root may have any sender.
-    pub trust_root: bool,
-}
-
-/// What a login may send as.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SenderGrant {
-    /// One address.
-    Address(Address),
-    /// Every address of a domain.
-    Domain(Domain),
-}
-
-impl<'de> Deserialize<'de> for SenderGrant {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<SenderGrant, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let grant = match text.strip_prefix('@') {
-            Some(domain) => domain.parse().map(SenderGrant::Domain),
-            None => text.parse().map(SenderGrant::Address),
-        };
-        grant.map_err(|error| D::Error::custom(format!("{text:?}: {error}")))
-    }
-}
-
-/// How mail is delivered and when it is tried again.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
-#[serde(deny_unknown_fields, default)]
-pub struct Delivery {
-    /// How many threads deliver.
-    pub threads: usize,
-    /// The shortest wait between two attempts.
-    #[serde(deserialize_with = "value::duration")]
-    pub retry_min: Duration,
-    /// The longest wait between two attempts.
-    #[serde(deserialize_with = "value::duration")]
-    pub retry_max: Duration,
-    /// How long a message waits until it has failed.
-    #[serde(deserialize_with = "value::duration")]
-    pub give_up: Duration,
-}
-
-/// Sizes, rates and counts; the reason of each default stands in `limits.rs`.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
-#[serde(deny_unknown_fields, default)]
-pub struct Limits {
-    /// Octets in a message.
-    #[serde(deserialize_with = "value::size")]
-    pub message_size: u64,
-    /// Recipients in a transaction.
-    pub recipients: usize,
-    /// Received fields at which a message loops.
-    pub hops: usize,
-    /// Errors in a session.
-    pub errors: u32,
-    /// How long a client may take for a command.
-    #[serde(deserialize_with = "value::duration")]
-    pub command_timeout: Duration,
-    /// SMTP connections; unset, what memory, processes and descriptors allow.
-    pub connections: Option<usize>,
-    /// SMTP connections from one address; unset, all but a tenth.
-    pub connections_per_client: Option<usize>,
-    /// POP3 connections; unset, a quarter of the SMTP ones.
-    pub pop3_connections: Option<usize>,
-    /// Targets one message may be resolved to.
-    pub targets: usize,
-    /// Octets kept free on the spool's disk.
-    #[serde(deserialize_with = "value::size")]
-    pub free_space: u64,
-}
-
 impl Default for Config {
     fn default() -> Config {
         Config {
@@ -209,58 +105,7 @@ impl Default for Config {
             drop: Drop::default(),
             delivery: Delivery::default(),
             limits: Limits::default(),
-        }
-    }
-}
-
-impl Default for Listen {
-    fn default() -> Listen {
-        Listen { smtp: vec![([127, 0, 0, 1], 25).into()], pop3: vec![([127, 0, 0, 1], 110).into()] }
-    }
-}
-
-impl Default for Relay {
-    fn default() -> Relay {
-        Relay { from: loopback() }
-    }
-}
-
-impl Default for Pop3 {
-    fn default() -> Pop3 {
-        Pop3 { cleartext: loopback() }
-    }
-}
-
-impl Default for Drop {
-    fn default() -> Drop {
-        Drop { senders: BTreeMap::new(), trust_root: true }
-    }
-}
-
-impl Default for Delivery {
-    fn default() -> Delivery {
-        Delivery {
-            threads: limits::DELIVERY_THREADS,
-            retry_min: Duration::from_secs(5 * 60),
-            retry_max: Duration::from_secs(3 * 3600),
-            give_up: Duration::from_secs(5 * 24 * 3600),
-        }
-    }
-}
-
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits {
-            message_size: limits::MESSAGE_SIZE,
-            recipients: limits::RECIPIENTS,
-            hops: limits::HOPS,
-            errors: limits::ERRORS,
-            command_timeout: limits::COMMAND_TIMEOUT,
-            connections: None,
-            connections_per_client: None,
-            pop3_connections: None,
-            targets: limits::TARGETS,
-            free_space: limits::FREE_SPACE,
+            dns: Dns::default(),
         }
     }
 }
@@ -322,12 +167,18 @@ impl Config {
             ((1..=1000).contains(&delivery.threads), "threads", "use 1 to 1000"),
             (!delivery.retry_min.is_zero(), "retry_min", "use at least 1s"),
             (delivery.retry_min <= delivery.retry_max, "retry_max", "use at least retry_min"),
+            (!delivery.warn_after.is_zero(), "warn_after", "use at least 1s; RFC 5321 asks for patience"),
             (!delivery.give_up.is_zero(), "give_up", "use at least 1s; RFC 5321 asks for 4d or 5d"),
+            (delivery.remote_port != 0, "remote_port", "use 25; other hosts listen there"),
+            (!delivery.connect_timeout.is_zero(), "connect_timeout", "use at least 1s"),
+            (!delivery.reply_timeout.is_zero(), "reply_timeout", "use at least 1s; RFC 5321 asks for 5m"),
+            (delivery.connections_per_hop >= 1, "connections_per_hop", "use at least 1"),
             (self.limits.recipients >= 100, "recipients", "use at least 100 (RFC 5321 §4.5.3.1.8)"),
             (self.limits.message_size >= 64 * 1024, "message_size", "use at least 64KiB (RFC 5321 §4.5.3.1.7)"),
             (self.limits.hops >= 10, "hops", "use at least 10, or honest mail is refused"),
             (self.limits.errors >= 1, "errors", "use at least 1"),
             (self.limits.targets >= 1, "targets", "use at least 1"),
+            (self.limits.reports >= 1, "reports", "use at least 1"),
             (!self.limits.command_timeout.is_zero(), "command_timeout", "use at least 1s; RFC 5321 asks for 5m"),
             (self.limits.connections != Some(0), "connections", "use at least 1"),
             (self.limits.connections_per_client != Some(0), "connections_per_client", "use at least 1"),
@@ -393,10 +244,6 @@ fn contains(networks: &[IpNet], client: IpAddr) -> bool {
     networks.iter().any(|network| network.contains(&client))
 }
 
-fn loopback() -> Vec<IpNet> {
-    ["127.0.0.0/8", "::1/128"].iter().filter_map(|text| text.parse().ok()).collect()
-}
-
 fn own_hostname() -> Domain {
     let name = dns_lookup::get_hostname().unwrap_or_default();
     name.parse().or_else(|_| "localhost".parse()).expect("localhost is a domain")
@@ -405,6 +252,7 @@ fn own_hostname() -> Domain {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     fn parse(text: &str) -> Result<Config, String> {
         Config::parse(text, Path::new("/folder"))
@@ -426,6 +274,25 @@ mod tests {
         assert_eq!((config.spool, config.mailboxes), ("/folder/s".into(), "/folder/s/mail".into()));
         assert_eq!(config.delivery.retry_min, Duration::from_secs(90));
         assert_eq!(config.limits.message_size, 1 << 20);
+    }
+
+    #[test]
+    fn the_nearest_domain_names_the_next_hop() {
+        let config = parse(
+            "[relay.domains]\n\"far.example\" = \"one.example\"\n\".far.example\" = \"two.example\"\n\
+             \".deep.far.example\" = \"three.example:26\"",
+        )
+        .unwrap();
+        for (domain, hop) in [
+            ("far.example", Some("one.example")),
+            ("a.far.example", Some("two.example")),
+            ("deep.far.example", Some("two.example")),
+            ("a.b.deep.far.example", Some("three.example:26")),
+            ("notfar.example", None),
+        ] {
+            let found = config.relay.hop_of(&domain.parse().unwrap()).map(ToString::to_string);
+            assert_eq!(found.as_deref(), hop, "{domain}");
+        }
     }
 
     #[test]
@@ -453,6 +320,12 @@ mod tests {
             ("[relay]\nfrom = [\"10/8\"]", "line 2", "192.0.2.0/24"),
             ("[listen]\nsmtp = [\"localhost\"]", "line 2", "socket address"),
             ("[drop.senders]\nann = [\"nobody\"]", "line 2", "local-part@domain"),
+            ("[relay]\nsmarthost = \"smtp.example:x\"", "line 2", "a port is a number"),
+            ("[relay]\nsmarthost_sender = \"ann\"", "line 2", "local-part@domain"),
+            ("[relay]\ndomains = { \"a b\" = \"x.example\" }", "line 2", "letters, digits"),
+            ("[relay]\ndomains = { \"a.example\" = \"mx:\" }", "line 2", "missing"),
+            ("[delivery]\nremote_port = 0", "line 2", "use 25"),
+            ("[dns]\nresolver = \"localhost\"", "line 2", "127.0.0.1:53"),
             ("spool = ", "line 1", ""),
         ] {
             let error = parse(text).unwrap_err();

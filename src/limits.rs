@@ -139,6 +139,21 @@ pub const FREE_INODES: u64 = 256;
 /// Delivery threads, `delivery.threads`: local mail waits for the disk, remote mail for others.
 pub const DELIVERY_THREADS: usize = 16;
 
+/// How long a connection to another host may take, `delivery.connect_timeout`: its kernel answers at once or not at all,
+/// and three lost packets take 7 s.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long another host may take for a reply, `delivery.reply_timeout` (RFC 5321 §4.5.3.2 asks for 5 minutes at most
+/// stages, and for more only after the message).
+pub const REPLY_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Connections to one next hop at a time, `delivery.connections_per_hop`: large providers refuse more.
+pub const CONNECTIONS_PER_HOP: usize = 10;
+
+/// Reports that one sender gets in an hour, `limits.reports`: no person reads more, and a forged sender should not
+/// have to.
+pub const REPORTS: usize = 100;
+
 /// How long running deliveries may take after SIGTERM before the server leaves without them.
 pub const DRAIN: Duration = Duration::from_secs(20);
 

@@ -11,8 +11,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use crate::aliases::{AliasTarget, Aliases};
 use crate::config::Config;
 use crate::limits;
-use crate::mail::address::{Address, Domain, ForwardPath, ReversePath};
+use crate::mail::address::{Address, Domain, ForwardPath, Host, ReversePath};
 use crate::mail::envelope::Envelope;
+use crate::mail::next_hop::NextHop;
 use crate::mail::outcome::Cause;
 use crate::mail::reply::Enhanced;
 use crate::users::Users;
@@ -71,6 +72,21 @@ pub enum Step {
     Owner(Address),
     /// The postmaster's mail goes to this address.
     Postmaster(Address),
+    /// It is an address of our own making (SRS), and stands for this one.
+    Rewritten(Address),
+    /// It leads to another host.
+    Leaves(Address, NextHop, Why),
+}
+
+/// What chose a next hop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// `relay.domains`
+    Domains,
+    /// `relay.smarthost`
+    Smarthost,
+    /// DNS, or the address literal itself.
+    Address,
 }
 
 /// One end of a route.
@@ -90,7 +106,7 @@ pub enum Place {
     /// The mailbox of [`End::address`].
     Mailbox,
     /// Another host.
-    NextHop,
+    NextHop(NextHop),
     /// Nothing: for good (5.x.x), or as long as something on this host is broken (4.x.x).
     Nowhere(Cause),
 }
@@ -103,6 +119,17 @@ impl fmt::Display for Step {
             Step::CatchAll(address) => write!(out, "nothing has the name {address}; the catch-all takes it"),
             Step::Owner(address) => write!(out, "reports go to the owner, {address}"),
             Step::Postmaster(address) => write!(out, "the postmaster is {address}"),
+            Step::Rewritten(address) => write!(out, "it was made here to report to {address}"),
+            Step::Leaves(address, hop, Why::Domains) => {
+                write!(out, "{address} goes to another host; relay.domains names {hop}")
+            }
+            Step::Leaves(address, hop, Why::Smarthost) => {
+                write!(out, "{address} goes to another host, all of whose mail relay.smarthost takes: {hop}")
+            }
+            Step::Leaves(address, hop, Why::Address) if hop.by_mx => {
+                write!(out, "{address} goes to another host; DNS knows its mail exchangers")
+            }
+            Step::Leaves(address, ..) => write!(out, "{address} names another host by its address"),
         }
     }
 }
@@ -119,6 +146,18 @@ impl Site {
     /// Whether mail for the address ends on this host.
     pub fn is_local(&self, address: &Address) -> bool {
         address.domain().is_some_and(|domain| self.config.is_local(domain))
+    }
+
+    /// The next hop of mail for a host that is not this one, and what chose it.
+    pub fn next_hop(&self, host: &Host) -> (NextHop, Why) {
+        let relay = &self.config.relay;
+        if let Some(hop) = host_domain(host).and_then(|domain| relay.hop_of(domain)) {
+            return (hop.clone(), Why::Domains);
+        }
+        match &relay.smarthost {
+            Some(hop) => (hop.clone(), Why::Smarthost),
+            None => (NextHop::of(host), Why::Address),
+        }
     }
 
     /// The whole way of mail from `reverse_path` for `recipient`.
@@ -156,6 +195,13 @@ impl Site {
     }
 }
 
+fn host_domain(host: &Host) -> Option<&Domain> {
+    match host {
+        Host::Domain(domain) => Some(domain),
+        Host::Literal(_) => None,
+    }
+}
+
 const POSTMASTER: &str = "postmaster";
 
 struct Walk<'s> {
@@ -168,7 +214,9 @@ struct Walk<'s> {
 impl Walk<'_> {
     fn follow(&mut self, address: &Address, reverse_path: &ReversePath) {
         if !self.site.is_local(address) {
-            return self.end(address.clone(), reverse_path, Place::NextHop);
+            let (hop, why) = self.site.next_hop(address.host());
+            self.route.steps.push(Step::Leaves(address.clone(), hop.clone(), why));
+            return self.end(address.clone(), reverse_path, Place::NextHop(hop));
         }
         let address = address.folded();
         let loops = self.on_the_way.contains(&address);
@@ -311,7 +359,7 @@ mod tests {
         let route = site.route(&recipient.parse().unwrap(), &sender);
         let show = |end: &End| match &end.place {
             Place::Mailbox => format!("{} box", end.address),
-            Place::NextHop => format!("{} hop", end.address),
+            Place::NextHop(hop) => format!("{} {hop}", end.address),
             Place::Nowhere(cause) => format!("{} {}", end.address, cause.reply.enhanced().unwrap()),
         };
         route.ends.iter().map(show).collect()
@@ -328,16 +376,16 @@ mod tests {
             ("BOB@Example.org", &["bob@example.org box"]),
             ("bob+tag@example.org", &["bob@example.org box"]),
             ("ann+own@example.org", &["ann+own@example.org box"]),
-            ("ann@example.org", &["ann@example.org box", "carol@far.example hop"]),
+            ("ann@example.org", &["ann@example.org box", "carol@far.example mx:far.example"]),
             ("info@example.net", &["bob@example.org box"]),
             ("info+x@example.org", &["bob@example.org box"]),
             ("sales@example.net", &["bob@example.org box"]),
             ("sales@example.org", &["sales@example.org 5.1.1"]),
-            ("any@example.net", &["ann@example.org box", "carol@far.example hop"]),
+            ("any@example.net", &["ann@example.org box", "carol@far.example mx:far.example"]),
             ("nobody@example.org", &["nobody@example.org 5.1.1"]),
             ("+tag@example.org", &["+tag@example.org 5.1.1"]),
-            ("Dora@far.example", &["Dora@far.example hop"]),
-            ("dora@[192.0.2.1]", &["dora@[192.0.2.1] hop"]),
+            ("Dora@far.example", &["Dora@far.example mx:far.example"]),
+            ("dora@[192.0.2.1]", &["dora@[192.0.2.1] 192.0.2.1"]),
             ("postmaster@example.net", &["postmaster@example.org box"]),
             ("Postmaster+x@example.org", &["postmaster@example.org box"]),
         ] {

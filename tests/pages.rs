@@ -18,7 +18,7 @@ use postrider::aliases::Aliases;
 use postrider::config::{Config, DEFAULT_PATH};
 use postrider::mail::address::ReversePath;
 use postrider::mail::envelope::Envelope;
-use postrider::spool::state::{State, Status, Target, Via};
+use postrider::spool::state::{State, Status, Target, Told, Via};
 use text::{between, display, heads, items, page, read, root, section, set};
 
 const PAGES: [&str; 4] = ["postrider.8", "postrider.toml.5", "postrider-spool.5", "postrider-log.5"];
@@ -324,7 +324,7 @@ fn whole_state(via: Via, status: Status) -> State {
     let recipient = "all@example.org".parse().unwrap();
     let reverse_path = ReversePath::Address("ann@example.org".parse().unwrap());
     let (reply, host) = (Some("451 4.7.1 later".to_owned()), Some("mx.example.net".to_owned()));
-    let target = Target { address, via, recipient, reverse_path, status, reply, host, when: at, reported: true };
+    let target = Target { address, via, recipient, reverse_path, status, reply, host, when: at, told: Told::End };
     State { attempts: 1, waited: Duration::ZERO, next_attempt: at, retry_in: Duration::ZERO, targets: vec![target] }
 }
 

@@ -249,7 +249,7 @@ fn postmaster(site: &Site) -> Vec<Finding> {
                     let text = "nobody can fetch the mail of the postmaster";
                     findings.insert(format!("{text}: {} is no user; add it, or {mend}", end.address));
                 }
-                Place::Mailbox | Place::NextHop => {}
+                Place::Mailbox | Place::NextHop(_) => {}
             }
         }
     }

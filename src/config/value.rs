@@ -3,7 +3,7 @@
 //! Each error quotes what was written, and shows how it is written right; `toml` adds the line.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -22,6 +22,15 @@ pub fn from_text_maybe<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
     from_text(deserializer).map(Some)
+}
+
+/// A server by its address, on port 53 where none is named.
+pub fn server<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let server = text.parse().or_else(|_| text.parse::<IpAddr>().map(|address| SocketAddr::new(address, 53)));
+    server.map(Some).map_err(|_| {
+        D::Error::custom(format!("{text:?} is no address; write it like \"127.0.0.1:53\" or \"[::1]:53\""))
+    })
 }
 
 /// A list of what is written as text.

@@ -109,7 +109,7 @@ impl Targets {
 fn target(end: &End, recipient: &Address) -> Target {
     let via = match &end.place {
         Place::Mailbox => Via::Mailbox,
-        Place::NextHop => Via::NextHop,
+        Place::NextHop(_) => Via::NextHop,
         Place::Nowhere(_) => Via::Alias,
     };
     let mut target = Target::new(end.address.clone(), via, recipient.clone(), end.reverse_path.clone());

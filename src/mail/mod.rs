@@ -5,6 +5,7 @@
 pub mod address;
 pub mod envelope;
 pub mod header;
+pub mod next_hop;
 pub mod outcome;
 pub mod parameter;
 pub mod queue_id;

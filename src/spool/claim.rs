@@ -166,7 +166,7 @@ impl Spool {
             durable::replace(&self.folders.state(id), &draft, text.as_bytes())?;
             return Ok(Wrote::Waits);
         }
-        if state.unreported().next().is_some() {
+        if state.is_untold() {
             self.fail(id, state)?;
         } else {
             durable::remove(&self.folders.eml(id))?;

@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use crate::io::clock;
 use crate::mail::address::{Address, ReversePath};
+use crate::mail::queue_id::QueueId;
 
 /// All that is known of a message besides its file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,8 +61,23 @@ pub struct Target {
     pub host: Option<String>,
     /// When, by the wall clock.
     pub when: Option<Duration>,
-    /// Whether the sender was told.
-    pub reported: bool,
+    /// What the sender was told of it.
+    pub told: Told,
+}
+
+/// What the sender was told of a target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Told {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// That it is late.
+    Late,
+    /// What became of it; or it is not to be told.
+    End,
+    /// One of both, by the report of this name, which is on its way into the queue. Where it is not found there after
+    /// a crash, it is made anew.
+    By(QueueId),
 }
 
 /// How a target is reached.
@@ -119,6 +135,30 @@ fn by_name<T: Copy>(names: &[(&'static str, T)], text: &str) -> Option<T> {
     names.iter().find(|(name, _)| name.eq_ignore_ascii_case(text)).map(|(_, value)| *value)
 }
 
+impl fmt::Display for Told {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Told::Nothing => out.write_str("no"),
+            Told::Late => out.write_str("late"),
+            Told::End => out.write_str("yes"),
+            Told::By(id) => id.fmt(out),
+        }
+    }
+}
+
+impl FromStr for Told {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Told, &'static str> {
+        match text.to_ascii_lowercase().as_str() {
+            "no" => Ok(Told::Nothing),
+            "late" => Ok(Told::Late),
+            "yes" => Ok(Told::End),
+            _ => text.parse().map(Told::By).map_err(|_| "Reported is no, late, yes or the id of a report"),
+        }
+    }
+}
+
 impl State {
     /// A state before the first attempt.
     pub fn of(targets: Vec<Target>) -> State {
@@ -130,9 +170,28 @@ impl State {
         self.targets.iter().any(|target| target.status == Status::Pending)
     }
 
-    /// The targets that failed and of which nobody was told.
-    pub fn unreported(&self) -> impl Iterator<Item = &Target> {
-        self.targets.iter().filter(|target| target.status == Status::Failed && !target.reported)
+    /// Whether some target failed, and nobody was told.
+    pub fn is_untold(&self) -> bool {
+        self.targets.iter().any(|target| target.status == Status::Failed && target.told != Told::End)
+    }
+
+    /// The reports that were on their way into the queue when this was written.
+    pub fn reports(&self) -> impl Iterator<Item = QueueId> {
+        self.targets.iter().filter_map(|target| match target.told {
+            Told::By(id) => Some(id),
+            _ => None,
+        })
+    }
+
+    /// What the targets of the report `id` are told now that it `is_queued`, or is not and never will be.
+    pub fn confirm(&mut self, id: QueueId, is_queued: bool) {
+        for target in self.targets.iter_mut().filter(|target| target.told == Told::By(id)) {
+            target.told = match (is_queued, target.status) {
+                (false, _) => Told::Nothing,
+                (true, Status::Pending) => Told::Late,
+                (true, _) => Told::End,
+            };
+        }
     }
 
     /// Takes over what a person has changed in `edited` while an attempt was under way: what the attempt found stands
@@ -160,7 +219,7 @@ impl Target {
             reply: None,
             host: None,
             when: None,
-            reported: false,
+            told: Told::Nothing,
         }
     }
 }
@@ -193,7 +252,7 @@ impl fmt::Display for Target {
         if let Some(when) = self.when {
             writeln!(out, "When: {}", clock::rfc3339(when))?;
         }
-        writeln!(out, "Reported: {}", if self.reported { "yes" } else { "no" })
+        writeln!(out, "Reported: {}", self.told)
     }
 }
 
@@ -256,7 +315,7 @@ fn set_of_target(target: &mut Target, name: &str, value: &str) -> Result<(), &'s
         "reply" => target.reply = Some(value.to_owned()),
         "host" => target.host = Some(value.to_owned()),
         "when" => target.when = Some(clock::parse_rfc3339(value).ok_or("write the time like 2026-11-23T15:36:51Z")?),
-        "reported" => target.reported = by_name(&[("yes", true), ("no", false)], value).ok_or("it is yes or no")?,
+        "reported" => target.told = value.parse()?,
         _ => return Err("a target has no such line; see postrider-spool(5)"),
     }
     Ok(())
@@ -282,6 +341,7 @@ mod tests {
             ("\nTarget: nobody", 2),
             ("Target: a@b.org\nStatus: lost", 2),
             ("Target: a@b.org\nVia: pigeon", 2),
+            ("Target: a@b.org\nReported: perhaps", 2),
             ("Target: a@b.org\nWaited: 1", 2),
         ] {
             assert_eq!(text.parse::<State>().unwrap_err().line, line, "{text}");
@@ -294,6 +354,22 @@ mod tests {
         state.targets[0].reply = Some("550 no\nStatus: delivered".into());
         let read: State = state.to_string().parse().unwrap();
         assert_eq!(read.targets[0].status, Status::Pending);
+    }
+
+    #[test]
+    fn a_report_that_is_queued_has_told_what_it_was_about() {
+        let id = QueueId::after(None, Duration::from_secs(1_795_000_000), 1);
+        for (status, is_queued, told) in [
+            (Status::Pending, true, Told::Late),
+            (Status::Failed, true, Told::End),
+            (Status::Delivered, true, Told::End),
+            (Status::Failed, false, Told::Nothing),
+        ] {
+            let mut state = State::of(vec![Target { status, told: Told::By(id), ..target("a@b.org") }]);
+            assert_eq!(state.reports().collect::<Vec<_>>(), [id]);
+            state.confirm(id, is_queued);
+            assert_eq!(state.targets[0].told, told);
+        }
     }
 
     #[test]
@@ -320,7 +396,7 @@ mod tests {
             let targets = targets.into_iter().map(|(local, status, flag, reply)| Target {
                 status: Status::NAMES[status].1,
                 via: Via::NAMES[usize::from(flag)].1,
-                reported: flag,
+                told: [Told::Nothing, Told::Late, Told::End, Told::By(QueueId::after(None, Duration::from_secs(waited), 7))][status + usize::from(flag)],
                 host: reply.clone(),
                 when: next.map(Duration::from_secs),
                 reverse_path: if flag { ReversePath::Null } else { ReversePath::Address("a@b.org".parse().unwrap()) },
