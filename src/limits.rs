@@ -150,12 +150,33 @@ pub const REPLY_TIMEOUT: Duration = Duration::from_secs(600);
 /// Connections to one next hop at a time, `delivery.connections_per_hop`: large providers refuse more.
 pub const CONNECTIONS_PER_HOP: usize = 10;
 
+/// Next hops of which something is known at a time: the oldest that are not in use are forgotten beyond it.
+pub const HOPS_KNOWN: usize = 4096;
+
+/// Addresses of one next hop that an attempt tries (RFC 5321 §5.1 wants at least two).
+pub const SERVERS: usize = 10;
+
+/// Sessions with next hops that wait for another message, and how long each does: servers do not like idle clients.
+pub const IDLE_SESSIONS: usize = 32;
+/// See [`IDLE_SESSIONS`].
+pub const IDLE_SESSION: Duration = Duration::from_secs(5);
+
+/// Messages that one session carries: large providers close it after about as many.
+pub const SESSION_MESSAGES: u32 = 100;
+
 /// Reports that one sender gets in an hour, `limits.reports`: no person reads more, and a forged sender should not
 /// have to.
 pub const REPORTS: usize = 100;
 
 /// How long running deliveries may take after SIGTERM before the server leaves without them.
 pub const DRAIN: Duration = Duration::from_secs(20);
+
+/// How long an entry waits at most for room at its next hop before it asks again by itself; it is woken long before.
+pub const PARKED: Duration = Duration::from_secs(600);
+
+/// By how much mail for a mailbox here goes before other mail that is due: a backlog for other hosts never delays it, and
+/// a flood of it delays them no longer than this.
+pub const MAILBOX_FIRST: Duration = Duration::from_secs(10);
 
 /// After an I/O error on a queue entry: when it is tried again.
 pub const IO_RETRY: Duration = Duration::from_secs(60);

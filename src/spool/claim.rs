@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::entry::{Entry, Unfit};
+use super::schedule::Round;
 use super::state::State;
 use super::{Spool, state_file};
 use crate::io::clock::Now;
@@ -32,6 +33,10 @@ pub struct Claim<'s> {
     pub state: Option<State>,
     /// Whether the entry was there when the server started.
     pub found_at_start: bool,
+    /// Whether someone asked for this attempt, whatever is known of the hosts it leads to.
+    pub asked: bool,
+    /// The targets that had their turn in this round of attempts already, by their place in the state.
+    pub tried: Vec<usize>,
     waited: Duration,
     state_text: Option<String>,
     open: bool,
@@ -44,6 +49,19 @@ pub enum Renamed {
     Done,
     /// It has to be a copy.
     Impossible,
+}
+
+/// What an attempt came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settlement {
+    /// What became of each target.
+    pub state: State,
+    /// After how long what is pending is tried again.
+    pub retry: Duration,
+    /// The targets that had their turn, where a next hop had no room for the others: they are tried once it has.
+    pub broken_off: Option<Vec<usize>>,
+    /// Reports that were committed and not scheduled: they are delivered once this is on the disk.
+    pub reports: Vec<QueueId>,
 }
 
 impl Spool {
@@ -89,8 +107,8 @@ impl Spool {
             let Some(slot) = schedule.slot_mut(id) else { return Ok(None) };
             (slot.unwritten.take(), slot.found_at_start, slot.waited(Now::read().boot))
         };
-        if let Some(state) = unwritten {
-            self.write_outcome(id, *state)?;
+        if let Some(settlement) = unwritten {
+            self.write_outcome(id, *settlement)?;
             return Ok(None);
         }
         let entry = match Entry::open(&self.folders.eml(id)) {
@@ -107,7 +125,7 @@ impl Spool {
             }
         };
         let state_text = read_state(&self.folders.state(id))?;
-        let state = match state_text.as_deref().map(str::parse::<State>).transpose() {
+        let mut state = match state_text.as_deref().map(str::parse::<State>).transpose() {
             Ok(state) => state,
             Err(error) => {
                 self.set_aside_with_state(id, &error.to_string())?;
@@ -115,24 +133,22 @@ impl Spool {
                 return Ok(None);
             }
         };
-        let claim = Claim { spool: self, id, entry, state, found_at_start, waited, state_text, open: true };
-        match &claim.state {
-            // Every target has its outcome: only the end of it was missed.
-            Some(state) if !state.targets.is_empty() && !state.is_pending() => {
-                let state = state.clone();
-                claim.settle(state, Duration::ZERO);
-                Ok(None)
-            }
-            _ => Ok(Some(claim)),
-        }
+        state.iter_mut().for_each(|state| self.confirm_reports(state));
+        let (asked, tried) = self.schedule().begin_attempt(id, Now::read().boot);
+        Ok(Some(Claim { spool: self, id, entry, state, found_at_start, asked, tried, waited, state_text, open: true }))
+    }
+
+    /// Settles what the reports that were on their way have told, by whether they are in the queue.
+    pub(super) fn confirm_reports(&self, state: &mut State) {
+        let reports: Vec<QueueId> = state.reports().collect();
+        reports.into_iter().for_each(|report| state.confirm(report, self.is_entry(report)));
     }
 
     /// Writes down what became of an entry and does what follows. An error leaves the outcome in memory.
-    fn write_outcome(&self, id: QueueId, state: State) -> io::Result<()> {
-        let retry_in = state.retry_in;
-        match self.try_write_outcome(id, &state) {
+    fn write_outcome(&self, id: QueueId, settlement: Settlement) -> io::Result<()> {
+        match self.try_write_outcome(id, &settlement.state) {
             Ok(Wrote::Waits) => {
-                self.give_back(id, retry_in);
+                self.wait_again(id, settlement.retry, settlement.broken_off);
                 // Moved between the look above and now, it was nobody's change by hand to notice.
                 if !self.folders.eml(id).exists() {
                     self.gone(id);
@@ -141,10 +157,15 @@ impl Spool {
             Ok(Wrote::Left) => _ = self.schedule().forget(id),
             Err(error) => {
                 if let Some(slot) = self.schedule().slot_mut(id) {
-                    slot.unwritten = Some(Box::new(state));
+                    slot.unwritten = Some(Box::new(settlement));
                 }
                 return Err(error);
             }
+        }
+        if !settlement.reports.is_empty() {
+            // A report may be gone as soon as it is scheduled: what it is about must not come back after a power cut.
+            self.sync_removals();
+            settlement.reports.into_iter().for_each(|report| self.schedule_new(report));
         }
         Ok(())
     }
@@ -178,9 +199,24 @@ impl Spool {
     }
 
     fn give_back(&self, id: QueueId, after: Duration) {
+        self.wait_again(id, after, None);
+    }
+
+    fn wait_again(&self, id: QueueId, after: Duration, broken_off: Option<Vec<usize>>) {
         let now = Now::read().boot;
-        self.schedule().give_back(id, now.saturating_add(after), now);
+        let next = now.saturating_add(after);
+        match broken_off {
+            Some(tried) => self.schedule().park(id, Round { tried, next }, now),
+            None => self.schedule().give_back(id, next, now),
+        }
         self.changed.notify_one();
+    }
+
+    /// Lets an entry be claimed that was broken off, because a next hop has room again. Says whether there is such an entry.
+    pub fn wake(&self, id: QueueId) -> bool {
+        let is_known = self.schedule().wake(id, Now::read().boot);
+        self.changed.notify_one();
+        is_known
     }
 
     fn forget_with_state(&self, id: QueueId) {
@@ -237,24 +273,37 @@ impl Claim<'_> {
         Ok(Renamed::Done)
     }
 
-    /// Ends the attempt: writes down the outcome, and does what follows from it. What is pending is tried again after
-    /// `retry`.
-    pub fn settle(mut self, mut state: State, retry: Duration) {
+    /// Ends the attempt: writes down the outcome, and does what follows from it.
+    pub fn settle(mut self, mut settlement: Settlement) {
         self.open = false;
         let now = Now::read();
-        state.waited = match self.spool.schedule().slot_mut(self.id) {
-            Some(slot) => slot.waited(now.boot),
-            None => state.waited,
-        };
-        state.next_attempt = Some(now.wall + retry);
-        state.retry_in = retry;
-        if let Some(edited) = self.edited_state() {
-            state = state.merged_into(edited);
+        let state = &mut settlement.state;
+        if let Some(slot) = self.spool.schedule().slot_mut(self.id) {
+            state.waited = slot.waited(now.boot);
         }
-        if let Err(error) = self.spool.write_outcome(self.id, state) {
+        state.next_attempt = Some(now.wall + settlement.retry);
+        state.retry_in = settlement.retry;
+        if let Some(edited) = self.edited_state() {
+            *state = state.merged_into(edited);
+            // The places of its targets may be others now.
+            settlement.broken_off = settlement.broken_off.map(|_| Vec::new());
+        }
+        if let Err(error) = self.spool.write_outcome(self.id, settlement) {
             maillog::spool_error(Some(self.id), error);
             self.spool.give_back(self.id, limits::IO_RETRY);
         }
+    }
+
+    /// Ends an attempt that came to nothing, because no next hop had room: there is nothing to write down.
+    pub fn park(mut self) {
+        self.open = false;
+        let tried = std::mem::take(&mut self.tried);
+        self.spool.wait_again(self.id, limits::PARKED, Some(tried));
+    }
+
+    /// The spool it is in.
+    pub fn spool(&self) -> &Spool {
+        self.spool
     }
 
     /// The state file, if it is not what was read or recorded at the beginning: a person changed it meanwhile. A change

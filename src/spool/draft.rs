@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::{Spool, writer};
 use crate::io::durable;
@@ -25,6 +26,8 @@ pub struct Draft {
     pub(super) path: PathBuf,
     /// Octets after the envelope.
     pub(super) size: u64,
+    /// Whether one rename will deliver it.
+    for_mailbox: bool,
     size_at: u64,
     buffer: Vec<u8>,
     flushed: u64,
@@ -39,7 +42,7 @@ impl Spool {
     }
 
     /// As [`Spool::begin`], with an id that was taken before.
-    pub(super) fn begin_as(&self, id: QueueId, envelope: Envelope, mailbox: Option<&Address>) -> io::Result<Draft> {
+    pub fn begin_as(&self, id: QueueId, envelope: Envelope, mailbox: Option<&Address>) -> io::Result<Draft> {
         let path = self.folders.tmp.join(id.to_string());
         let file = durable::create_new(&path)?;
         let above = match mailbox {
@@ -48,13 +51,15 @@ impl Spool {
         };
         let size_at = (above.len() + envelope.size_offset()) as u64;
         let buffer = [above.as_bytes(), envelope.print(0).as_bytes()].concat();
-        Ok(Draft { id, envelope, file, path, size: 0, size_at, buffer, flushed: 0, renamed: false })
+        let for_mailbox = mailbox.is_some();
+        Ok(Draft { id, envelope, file, path, size: 0, for_mailbox, size_at, buffer, flushed: 0, renamed: false })
     }
 
     /// Makes the message ours: when this returns its id, it is on the disk. The only way mail gets into the queue.
     pub fn commit(&self, draft: Draft, origin: Origin) -> io::Result<QueueId> {
+        let for_mailbox = draft.for_mailbox;
         let id = self.commit_unscheduled(draft, origin)?;
-        self.schedule_new(id);
+        self.schedule_within(id, if for_mailbox { limits::MAILBOX_FIRST } else { Duration::ZERO });
         Ok(id)
     }
 

@@ -73,13 +73,47 @@ impl Entry {
         self.size - self.body_at
     }
 
+    /// The message without its envelope, from its beginning.
+    pub fn body(&mut self) -> io::Result<io::Take<&mut File>> {
+        self.body_after(0)
+    }
+
+    /// As [`Entry::body`], without its first `skipped` octets.
+    pub fn body_after(&mut self, skipped: u64) -> io::Result<io::Take<&mut File>> {
+        self.file.seek(SeekFrom::Start(self.body_at.saturating_add(skipped)))?;
+        let size = self.body_size().saturating_sub(skipped);
+        Ok((&mut self.file).take(size))
+    }
+
+    /// The header of the message with the empty line after it, or as much of it as [`limits::DROP_HEADER`].
+    pub fn header(&mut self) -> io::Result<Vec<u8>> {
+        let mut head = Vec::new();
+        let mut body = self.body()?.take(limits::DROP_HEADER as u64);
+        loop {
+            let before = head.len();
+            let read = (&mut body).take(HEADER_STEP).read_to_end(&mut head)?;
+            let from = before.saturating_sub(END_OF_HEADER.len());
+            if let Some(at) = memchr::memmem::find(&head[from..], END_OF_HEADER) {
+                head.truncate(from + at + END_OF_HEADER.len());
+                return Ok(head);
+            }
+            if read == 0 {
+                return Ok(head);
+            }
+        }
+    }
+
     /// Copies the message without its envelope. Returns its octets.
-    pub fn copy_body(&mut self, to: &mut File) -> io::Result<u64> {
-        self.file.seek(SeekFrom::Start(self.body_at))?;
-        let copied = io::copy(&mut self.file, to)?;
+    pub fn copy_body(&mut self, to: &mut impl io::Write) -> io::Result<u64> {
+        let copied = io::copy(&mut self.body()?, to)?;
         if copied == self.body_size() { Ok(copied) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
 }
+
+const END_OF_HEADER: &[u8] = b"\r\n\r\n";
+
+/// Most headers are shorter.
+const HEADER_STEP: u64 = 8 * 1024;
 
 fn read_envelope(file: &File) -> Result<Found, Unfit> {
     let mut head = Vec::new();
@@ -124,6 +158,18 @@ mod tests {
         let mut copy = tempfile::tempfile().unwrap();
         assert_eq!(entry.copy_body(&mut copy).unwrap(), 6);
         assert_eq!((entry.body_size(), entry.links), (6, 1));
+    }
+
+    #[test]
+    fn the_header_ends_with_its_empty_line() {
+        let long = format!("To: b@c.org\r\n{}\r\n", "X-Long: 12345678\r\n".repeat(2000));
+        for (message, header) in
+            [("A: b\r\n\r\nbody\r\n\r\n", "A: b\r\n\r\n"), ("A: b\r\n", "A: b\r\n"), (&format!("{long}body"), &long)]
+        {
+            let mut entry = open(&format!("X-Sender: <a@b.org>\r\nX-Receiver: <c@d.org>\r\n{message}")).unwrap();
+            assert_eq!(entry.header().unwrap(), header.as_bytes());
+            assert_eq!(entry.header().unwrap(), header.as_bytes(), "and again");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! update  write tmp/ID.state, sync → rename over queue/ID.state → sync queue/
 //! leave   unlink queue/ID.eml → unlink queue/ID.state; the removals of at most one second share a sync of queue/
 //! rename  queue/ID.eml → the mailbox's new/ → unlink queue/ID.state
+//! report  write queue/ID.state, which names the report → commit the report → update or leave → deliver the report
 //! fail    write failed/ID.state and failed/ID.eml.report, sync → rename queue/ID.eml → unlink queue/ID.state
 //! ```
 //!
@@ -48,8 +49,9 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-pub use claim::{Claim, Renamed};
+pub use claim::{Claim, Renamed, Settlement};
 pub use draft::Draft;
+pub use entry::{Entry, Unfit};
 pub use pickup::Pickup;
 pub use watch::Watch;
 pub use writer::Writer;

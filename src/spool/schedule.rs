@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use super::state::State;
+use super::claim::Settlement;
 use crate::mail::queue_id::QueueId;
 
 /// The entries of the queue and when each is due.
@@ -27,7 +27,20 @@ pub struct Slot {
     /// Whether it was there when the server started: a copy of it may be in a mailbox already.
     pub found_at_start: bool,
     /// An outcome that is not on the disk yet; until it is, nothing is tried.
-    pub unwritten: Option<Box<State>>,
+    pub unwritten: Option<Box<Settlement>>,
+    /// Whether someone asked for an attempt, whatever is known of the hosts it leads to.
+    asked: bool,
+    /// The round of attempts under way, if it was broken off because some next hop had no room.
+    round: Option<Box<Round>>,
+}
+
+/// A round of attempts: each target is tried once before the entry is due again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Round {
+    /// The targets that had their turn, by their place in the state.
+    pub tried: Vec<usize>,
+    /// When the next round begins.
+    pub next: Duration,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,6 +73,7 @@ impl Schedule {
             self.due.remove(&(before, id));
         }
         slot.phase = Phase::Waiting(due);
+        slot.round = None;
         (slot.waited, slot.since) = (waited, now);
         self.due.insert((due, id));
     }
@@ -90,8 +104,17 @@ impl Schedule {
         Some(id)
     }
 
-    /// Makes the entry due now, or as soon as the attempt under way is over. Says whether the entry is known.
+    /// Makes the entry due now, or as soon as the attempt under way is over, because someone asked for it. Says whether
+    /// the entry is known.
     pub fn touch(&mut self, id: QueueId, now: Duration) -> bool {
+        if let Some(slot) = self.slots.get_mut(&id) {
+            slot.asked = true;
+        }
+        self.wake(id, now)
+    }
+
+    /// As [`Schedule::touch`], because a next hop has room again.
+    pub fn wake(&mut self, id: QueueId, now: Duration) -> bool {
         let Some(slot) = self.slots.get_mut(&id) else { return false };
         match &mut slot.phase {
             Phase::Committing => {}
@@ -103,6 +126,14 @@ impl Schedule {
             }
         }
         true
+    }
+
+    /// Whether someone asked for the attempt that begins now, and which targets had their turn in its round.
+    pub fn begin_attempt(&mut self, id: QueueId, now: Duration) -> (bool, Vec<usize>) {
+        let Some(slot) = self.slots.get_mut(&id) else { return (false, Vec::new()) };
+        let asked = std::mem::take(&mut slot.asked);
+        let round = slot.round.take().filter(|round| !asked && now < round.next);
+        (asked, round.map(|round| round.tried).unwrap_or_default())
     }
 
     /// Moves an entry that waits to another time. Says whether that is another time by more than a second: the times in a
@@ -123,6 +154,15 @@ impl Schedule {
         let due = if slot.phase == (Phase::Claimed { touched: true }) { now } else { due };
         let waited = slot.waited(now);
         self.wait(id, due, waited, now);
+    }
+
+    /// As [`Schedule::give_back`], in the middle of a round: the entry is woken once a next hop has room, or is due when
+    /// the next round begins.
+    pub fn park(&mut self, id: QueueId, round: Round, now: Duration) {
+        self.give_back(id, round.next, now);
+        if let Some(slot) = self.slots.get_mut(&id) {
+            slot.round = Some(Box::new(round));
+        }
     }
 
     /// Forgets the entry. Says whether it was known.
@@ -204,6 +244,40 @@ mod tests {
         schedule.wait(id(1), at(5), at(0), at(0));
         schedule.touch(id(1), at(7));
         assert_eq!(schedule.next_due(), Some(at(5)));
+    }
+
+    #[test]
+    fn a_round_goes_on_when_woken_and_ends_when_asked_or_over() {
+        let parked = || {
+            let mut schedule = Schedule::default();
+            schedule.wait(id(1), at(0), at(0), at(0));
+            schedule.claim(at(0));
+            schedule.park(id(1), Round { tried: vec![0, 2], next: at(300) }, at(1));
+            assert_eq!(schedule.claim(at(2)), None);
+            schedule
+        };
+        let mut woken = parked();
+        woken.wake(id(1), at(2));
+        assert_eq!(woken.claim(at(2)), Some(id(1)));
+        assert_eq!(woken.begin_attempt(id(1), at(2)), (false, vec![0, 2]));
+        let mut asked = parked();
+        asked.touch(id(1), at(2));
+        assert_eq!(asked.begin_attempt(id(1), at(2)), (true, vec![]));
+        assert_eq!(asked.begin_attempt(id(1), at(2)), (false, vec![]), "asked once");
+        let mut over = parked();
+        assert_eq!(over.claim(at(300)), Some(id(1)));
+        assert_eq!(over.begin_attempt(id(1), at(300)), (false, vec![]));
+    }
+
+    #[test]
+    fn who_is_woken_during_an_attempt_is_due_after_it() {
+        let mut schedule = Schedule::default();
+        schedule.wait(id(1), at(0), at(0), at(0));
+        schedule.claim(at(0));
+        schedule.wake(id(1), at(1));
+        schedule.park(id(1), Round { tried: vec![1], next: at(300) }, at(1));
+        assert_eq!(schedule.claim(at(1)), Some(id(1)));
+        assert_eq!(schedule.begin_attempt(id(1), at(1)), (false, vec![1]));
     }
 
     #[test]

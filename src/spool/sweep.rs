@@ -60,6 +60,7 @@ impl Spool {
         entries.iter().for_each(|&id| self.saw_id(id));
         self.see_other_ids()?;
         let with_state: std::collections::HashSet<QueueId> = states.iter().copied().collect();
+        with_state.iter().try_for_each(|&id| self.finish_reports(id))?;
         for &id in &entries {
             self.schedule_found(id, with_state.contains(&id));
         }
@@ -101,6 +102,19 @@ impl Spool {
             }
         }
         durable::sync_dir(&self.folders.drop)
+    }
+
+    /// A report that was on its way when the server ended: if it got into the queue, that is written down before it can be
+    /// delivered and be gone. This comes before anything is scheduled.
+    fn finish_reports(&self, id: QueueId) -> io::Result<()> {
+        let path = self.folders.state(id);
+        let text = read_state(&path).ok().flatten();
+        let Some(mut state) = text.and_then(|text| text.parse::<State>().ok()) else { return Ok(()) };
+        if state.reports().next().is_none() {
+            return Ok(());
+        }
+        self.confirm_reports(&mut state);
+        durable::replace(&path, &self.folders.tmp.join(state_file(id)), state.to_string().as_bytes())
     }
 
     /// Whether there is a message of this id, in the queue or set aside.

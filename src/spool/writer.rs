@@ -8,6 +8,7 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 
@@ -149,11 +150,16 @@ fn log_accepted(commit: &Commit) {
 impl Spool {
     /// Lets a committed message be delivered.
     pub fn schedule_new(&self, id: QueueId) {
+        self.schedule_within(id, Duration::ZERO);
+    }
+
+    /// As [`Spool::schedule_new`], before those that came up to `ahead` earlier.
+    pub(super) fn schedule_within(&self, id: QueueId, ahead: Duration) {
         let now = Now::read().boot;
         let mut schedule = self.schedule();
         // A person may have removed or moved it already.
         if schedule.knows(id) {
-            schedule.wait(id, now, std::time::Duration::ZERO, now);
+            schedule.wait(id, now.saturating_sub(ahead), Duration::ZERO, now);
             self.changed.notify_one();
         }
     }

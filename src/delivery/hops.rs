@@ -1,0 +1,464 @@
+//! What is known of each next hop right now: how many threads speak with it, whether it is down, and who waits for it.
+//!
+//! Promises: a part of the threads never speaks with another host, so that local mail waits for none; hops that have not
+//! taken a message yet share half of the others, so that dead ones never hold up good ones; a hop that is down costs one
+//! attempt, not one for each of its messages; no hop gets more connections than it has shown it can bear. An entry
+//! without room waits here by its id and is woken in its turn; nobody waits in a thread.
+//!
+//! [`Table`] is pure: the time comes from outside. Nothing here is on the disk: after a start every hop is unknown.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::patience;
+use crate::config::Delivery;
+use crate::io::clock::Now;
+use crate::limits;
+use crate::mail::next_hop::NextHop;
+use crate::mail::outcome::Cause;
+use crate::mail::queue_id::QueueId;
+use crate::maillog;
+
+/// The next hops, shared by the delivery threads.
+#[derive(Debug)]
+pub struct Hops(Mutex<Table>);
+
+/// Whether a thread may speak with a hop.
+#[derive(Debug)]
+pub enum Admission<'h> {
+    /// Now, until the ticket is given back.
+    Granted(Ticket<'h>),
+    /// No: the entry is woken once there is room.
+    Full,
+    /// No: it did not answer, and is left alone for this long.
+    Down(Cause, Duration),
+}
+
+/// One thread's leave to speak with a hop. Dropped, it is given back without a verdict.
+#[derive(Debug)]
+pub struct Ticket<'h> {
+    hops: &'h Hops,
+    hop: NextHop,
+    verdict: Option<Verdict>,
+}
+
+/// What a thread found out about a hop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It answered and took its part of the work, whatever it said to it.
+    Worked,
+    /// It asked for less, or broke off.
+    Strained,
+    /// It could not be spoken with.
+    Unreachable(Cause),
+}
+
+impl Hops {
+    /// For a pool of as many threads as the configuration says.
+    pub fn new(settings: &Delivery) -> Hops {
+        Hops(Mutex::new(Table::new(settings.threads)))
+    }
+
+    /// Asks for leave to speak with `hop` about the entry `id`; `asked` means that a person wants it tried in any case.
+    pub fn enter(&self, hop: &NextHop, id: QueueId, (asked, settings): (bool, &Delivery)) -> Admission<'_> {
+        let now = Now::read().boot;
+        match self.table().enter(hop, id, asked, &Moment { now, settings }) {
+            Entered::Granted => Admission::Granted(Ticket { hops: self, hop: hop.clone(), verdict: None }),
+            Entered::Full => Admission::Full,
+            Entered::Down(cause, wait) => Admission::Down(cause, wait),
+        }
+    }
+
+    /// Wakes an entry that has room by now, in case a wake-up went to one that was gone: called about once a second.
+    /// `wake` says whether there still is such an entry.
+    pub fn wake(&self, settings: &Delivery, wake: impl Fn(QueueId) -> bool) {
+        let now = Now::read().boot;
+        loop {
+            let Some(id) = self.table().next_to_wake(&Moment { now, settings }) else { return };
+            if wake(id) {
+                return;
+            }
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ticket<'_> {
+    /// Gives the leave back with what was found out. Returns the entries to wake.
+    pub fn give_back(mut self, verdict: Verdict, settings: &Delivery) -> Vec<QueueId> {
+        self.verdict = Some(verdict.clone());
+        let now = Now::read().boot;
+        let Left { wake, news } = self.hops.table().leave(&self.hop, verdict, &Moment { now, settings });
+        match news {
+            Some(News::Down(cause, wait)) => maillog::hop_down(&self.hop, &cause, wait),
+            Some(News::Up) => maillog::hop_up(&self.hop),
+            None => {}
+        }
+        wake
+    }
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        if self.verdict.is_none() {
+            self.hops.table().abandon(&self.hop);
+        }
+    }
+}
+
+struct Moment<'a> {
+    now: Duration,
+    settings: &'a Delivery,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Entered {
+    Granted,
+    Full,
+    Down(Cause, Duration),
+}
+
+/// What follows when a thread is done with a hop.
+#[derive(Debug, Default)]
+struct Left {
+    wake: Vec<QueueId>,
+    news: Option<News>,
+}
+
+/// What a person wants to know of a hop.
+#[derive(Debug)]
+enum News {
+    /// It does not answer, and is left alone for this long.
+    Down(Cause, Duration),
+    /// It does again.
+    Up,
+}
+
+/// All that is known of the hops.
+#[derive(Debug)]
+struct Table {
+    /// Threads that may speak with other hosts at a time.
+    most: usize,
+    running: usize,
+    /// Those of them that speak with hops that have not taken a message yet.
+    unproven: usize,
+    /// Counts the turns hops had, so that the one that waited longest is next.
+    turn: u64,
+    hops: HashMap<NextHop, Hop>,
+}
+
+#[derive(Debug, Default)]
+struct Hop {
+    running: usize,
+    /// How many may run: grows with each success, shrinks with each strain.
+    window: usize,
+    is_proven: bool,
+    down: Option<Down>,
+    parked: Line,
+    last_turn: u64,
+    used: Duration,
+}
+
+/// Entries that wait for room, each once.
+#[derive(Debug, Default)]
+struct Line {
+    order: VecDeque<QueueId>,
+    present: HashSet<QueueId>,
+}
+
+impl Line {
+    fn join(&mut self, id: QueueId) {
+        if self.present.insert(id) {
+            self.order.push_back(id);
+        }
+    }
+
+    fn next(&mut self) -> Option<QueueId> {
+        let id = self.order.pop_front()?;
+        self.present.remove(&id);
+        Some(id)
+    }
+
+    fn all(&mut self) -> Vec<QueueId> {
+        std::mem::take(self).order.into()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+}
+
+#[derive(Debug)]
+struct Down {
+    cause: Cause,
+    /// When it stopped answering.
+    since: Duration,
+    /// When it is tried again.
+    until: Duration,
+}
+
+/// Threads for a hop of which nothing is known: a second one shows whether more are welcome.
+const FIRST_WINDOW: usize = 2;
+
+impl Table {
+    fn new(threads: usize) -> Table {
+        // A quarter, and at least one, is kept for mail that goes to no other host.
+        let kept = (threads / 4).max(1);
+        Table { most: threads.saturating_sub(kept).max(1), running: 0, unproven: 0, turn: 0, hops: HashMap::new() }
+    }
+
+    fn enter(&mut self, name: &NextHop, id: QueueId, asked: bool, moment: &Moment<'_>) -> Entered {
+        self.forget_old(moment.now);
+        let most_unproven = (self.most / 2).max(1);
+        let (all_full, unproven_full) = (self.running >= self.most, self.unproven >= most_unproven);
+        let hop = self.hops.entry(name.clone()).or_insert_with(Hop::new);
+        hop.used = moment.now;
+        if let Some(down) = hop.down.as_ref().filter(|down| moment.now < down.until && !asked) {
+            return Entered::Down(down.cause.clone(), down.until - moment.now);
+        }
+        // Whether a hop that was down is back, one attempt tells.
+        let window = if hop.down.is_some() { 1 } else { hop.window.min(moment.settings.connections_per_hop) };
+        if all_full || hop.running >= window || (unproven_full && !hop.is_proven) {
+            hop.parked.join(id);
+            return Entered::Full;
+        }
+        hop.running += 1;
+        self.turn += 1;
+        hop.last_turn = self.turn;
+        self.running += 1;
+        self.unproven += usize::from(!hop.is_proven);
+        Entered::Granted
+    }
+
+    /// Wakes all who wait for a hop that is down, so that they learn it; else those that have room now.
+    fn leave(&mut self, name: &NextHop, verdict: Verdict, moment: &Moment<'_>) -> Left {
+        self.abandon(name);
+        let mut left = Left::default();
+        let Some(hop) = self.hops.get_mut(name) else { return left };
+        hop.used = moment.now;
+        match verdict {
+            Verdict::Worked => {
+                left.news = hop.down.take().map(|_| News::Up);
+                if !hop.is_proven {
+                    hop.is_proven = true;
+                    // Those that still speak with it do so with a hop that is proven now.
+                    self.unproven -= hop.running.min(self.unproven);
+                }
+                hop.window = (hop.window + 1).min(moment.settings.connections_per_hop);
+            }
+            Verdict::Strained => hop.window = (hop.window / 2).max(1),
+            Verdict::Unreachable(cause) => {
+                let since = hop.down.as_ref().map_or(moment.now, |down| down.since);
+                let waited = moment.now.saturating_sub(since);
+                let wait = patience::next_wait(waited, moment.settings, patience::chance());
+                left.news = Some(News::Down(cause.clone(), wait));
+                hop.down = Some(Down { cause, since, until: moment.now + wait });
+                hop.window = FIRST_WINDOW;
+                if std::mem::take(&mut hop.is_proven) {
+                    self.unproven += hop.running;
+                }
+                left.wake = hop.parked.all();
+                return left;
+            }
+        }
+        // One place is free, and a window that grew may have made another.
+        left.wake.extend((0..2).filter_map(|_| self.next_to_wake(moment)));
+        left
+    }
+
+    /// Takes a thread off without a verdict.
+    fn abandon(&mut self, name: &NextHop) {
+        let Some(hop) = self.hops.get_mut(name) else { return };
+        hop.running = hop.running.saturating_sub(1);
+        self.running = self.running.saturating_sub(1);
+        self.unproven = self.unproven.saturating_sub(usize::from(!hop.is_proven));
+    }
+
+    /// The entry whose turn it is, if there is room for it: that of the hop with the fewest threads, and among those of
+    /// the one whose last turn is longest ago.
+    fn next_to_wake(&mut self, moment: &Moment<'_>) -> Option<QueueId> {
+        let unproven_full = self.unproven >= (self.most / 2).max(1);
+        if self.running >= self.most {
+            return None;
+        }
+        let has_room = |hop: &&mut Hop| {
+            let window = if hop.down.is_some() { 1 } else { hop.window.min(moment.settings.connections_per_hop) };
+            !hop.parked.is_empty() && hop.running < window && (hop.is_proven || !unproven_full)
+        };
+        let next = self.hops.values_mut().filter(has_room).min_by_key(|hop| (hop.running, hop.last_turn))?;
+        self.turn += 1;
+        next.last_turn = self.turn;
+        next.parked.next()
+    }
+
+    /// Bounds the memory: what was not used for long, and is not in use, is unknown again.
+    fn forget_old(&mut self, now: Duration) {
+        if self.hops.len() < limits::HOPS_KNOWN {
+            return;
+        }
+        let in_use = |hop: &Hop| hop.running > 0 || !hop.parked.is_empty();
+        let mut used: Vec<Duration> = self.hops.values().map(|hop| hop.used).collect();
+        used.sort();
+        let middle = used.get(used.len() / 2).copied().unwrap_or(now);
+        self.hops.retain(|_, hop| in_use(hop) || hop.used > middle);
+    }
+}
+
+impl Hop {
+    fn new() -> Hop {
+        Hop { window: FIRST_WINDOW, ..Hop::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::reply::Enhanced;
+
+    fn id(number: u64) -> QueueId {
+        QueueId::after(None, Duration::from_secs(number), 0)
+    }
+
+    fn hop(name: &str) -> NextHop {
+        name.parse().unwrap()
+    }
+
+    struct World {
+        table: Table,
+        settings: Delivery,
+        now: Duration,
+        next: u64,
+    }
+
+    impl World {
+        fn new(threads: usize) -> World {
+            World { table: Table::new(threads), settings: Delivery::default(), now: Duration::from_secs(100), next: 0 }
+        }
+
+        fn enter(&mut self, name: &str) -> Entered {
+            self.next += 1;
+            self.enter_as(name, self.next, false)
+        }
+
+        fn enter_as(&mut self, name: &str, number: u64, asked: bool) -> Entered {
+            self.table.enter(&hop(name), id(number), asked, &Moment { now: self.now, settings: &self.settings })
+        }
+
+        fn leave(&mut self, name: &str, verdict: Verdict) -> Vec<QueueId> {
+            self.table.leave(&hop(name), verdict, &Moment { now: self.now, settings: &self.settings }).wake
+        }
+
+        fn fill(&mut self, name: &str) -> usize {
+            (0..1000).take_while(|_| self.enter(name) == Entered::Granted).count()
+        }
+    }
+
+    fn unreachable() -> Verdict {
+        Verdict::Unreachable(Cause::local(Enhanced(4, 4, 1), "no answer"))
+    }
+
+    #[test]
+    fn a_new_hop_gets_little_and_one_that_works_gets_more() {
+        let mut world = World::new(16);
+        assert_eq!(world.fill("a.example"), FIRST_WINDOW);
+        for _ in 0..20 {
+            world.leave("a.example", Verdict::Worked);
+            assert_eq!(world.enter("a.example"), Entered::Granted);
+        }
+        assert_eq!(FIRST_WINDOW + world.fill("a.example"), world.settings.connections_per_hop);
+        world.leave("a.example", Verdict::Strained);
+        assert_eq!(world.fill("a.example"), 0);
+    }
+
+    #[test]
+    fn dead_hops_leave_room_for_good_ones_and_both_for_local_mail() {
+        let mut world = World::new(16);
+        world.enter("good.example");
+        world.leave("good.example", Verdict::Worked);
+        let dead: usize = (0..50).map(|at| world.fill(&format!("dead{at}.example"))).sum();
+        assert_eq!(dead, 6, "half of what is not kept for local mail");
+        assert_eq!(world.enter("good.example"), Entered::Granted);
+        let good: usize = (0..50).map(|_| usize::from(world.enter("good.example") == Entered::Granted)).sum();
+        assert!(good >= 2 && dead + 1 + good <= 12, "{good}");
+    }
+
+    #[test]
+    fn one_thread_for_all_still_reaches_other_hosts() {
+        let mut world = World::new(1);
+        assert_eq!(world.enter("a.example"), Entered::Granted);
+        assert_eq!(world.enter("b.example"), Entered::Full);
+    }
+
+    #[test]
+    fn what_is_down_costs_one_attempt_and_tells_all_who_wait() {
+        let mut world = World::new(16);
+        assert_eq!(world.fill("a.example"), 2);
+        world.enter("a.example");
+        assert_eq!(world.leave("a.example", unreachable()).len(), 2, "both learn of it");
+        let Entered::Down(cause, wait) = world.enter("a.example") else { panic!("it is down") };
+        assert_eq!(cause.reply.enhanced(), Some(Enhanced(4, 4, 1)));
+        assert!(wait <= world.settings.retry_min.mul_f64(1.1));
+        world.leave("a.example", unreachable());
+        world.now += world.settings.retry_min * 2;
+        assert_eq!(world.enter("a.example"), Entered::Granted, "one attempt tells");
+        assert_eq!(world.enter("a.example"), Entered::Full);
+        assert_eq!(world.leave("a.example", Verdict::Worked).len(), 1);
+        assert_eq!(world.enter("a.example"), Entered::Granted);
+    }
+
+    #[test]
+    fn who_asks_is_let_in_where_others_are_not() {
+        let mut world = World::new(16);
+        world.enter("a.example");
+        world.leave("a.example", unreachable());
+        assert!(matches!(world.enter("a.example"), Entered::Down(..)));
+        assert_eq!(world.enter_as("a.example", 77, true), Entered::Granted);
+        assert_eq!(world.enter_as("a.example", 78, true), Entered::Full, "one at a time");
+        assert_eq!(world.leave("a.example", unreachable()), [id(78)]);
+    }
+
+    #[test]
+    fn hops_are_woken_in_turn() {
+        let mut world = World::new(2);
+        assert_eq!(world.enter_as("a.example", 1, false), Entered::Granted);
+        for (name, number) in [("a.example", 2), ("a.example", 3), ("b.example", 4), ("c.example", 5)] {
+            assert_eq!(world.enter_as(name, number, false), Entered::Full);
+        }
+        let mut woken = Vec::new();
+        woken.extend(world.leave("a.example", Verdict::Worked));
+        assert_eq!(woken, [id(4), id(5)], "those whose last turn is longest ago");
+    }
+
+    #[test]
+    fn counts_come_back_to_nothing() {
+        let mut world = World::new(16);
+        for verdict in [Verdict::Worked, unreachable(), Verdict::Strained, Verdict::Worked, unreachable()] {
+            for at in 0..30 {
+                world.fill(&format!("h{}.example", at % 7));
+            }
+            for at in 0..7 {
+                while world.table.hops[&hop(&format!("h{at}.example"))].running > 0 {
+                    world.leave(&format!("h{at}.example"), verdict.clone());
+                }
+            }
+            assert_eq!((world.table.running, world.table.unproven), (0, 0), "{verdict:?}");
+            world.now += world.settings.retry_max * 2;
+        }
+    }
+
+    #[test]
+    fn hops_that_are_not_used_are_forgotten() {
+        let mut world = World::new(16);
+        for at in 0..3 * limits::HOPS_KNOWN {
+            world.now += Duration::from_secs(1);
+            if world.enter(&format!("h{at}.example")) == Entered::Granted {
+                world.leave(&format!("h{at}.example"), Verdict::Worked);
+            }
+        }
+        assert!(world.table.hops.len() <= limits::HOPS_KNOWN);
+    }
+}

@@ -1,0 +1,308 @@
+//! From a next hop to the servers to try, in their order (RFC 5321 §5, RFC 7505).
+//!
+//! Promises: a fault of DNS is never final, only a name that does not exist and a null MX are; the servers are cut where
+//! this host stands among them, so that mail never goes to oneself and never to a server that would send it back; both
+//! families of addresses are among those that are tried. What can't be had is the [`Outcome`] it means for the mail.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+
+use crate::dns::{Mx, NoAnswer, Resolver};
+use crate::limits;
+use crate::mail::address::{Domain, Host};
+use crate::mail::next_hop::NextHop;
+use crate::mail::outcome::{Cause, Outcome};
+use crate::mail::reply::Enhanced;
+
+/// One server at one address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Its name, or its address where it has none.
+    pub name: String,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+impl fmt::Display for Server {
+    /// As it stands in the log and in reports: `mx.example.net [192.0.2.1]`.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} [{}]", self.name, self.address.ip())
+    }
+}
+
+/// What is asked of DNS.
+pub trait Names {
+    /// The mail exchangers of a domain.
+    fn mx(&self, domain: &Domain) -> Result<Vec<Mx>, NoAnswer>;
+    /// The addresses of a host.
+    fn addresses(&self, host: &Domain) -> Result<Vec<IpAddr>, NoAnswer>;
+    /// The addresses of a host that the configuration names, which may be one that only this system knows.
+    fn configured(&self, host: &Domain) -> Result<Vec<IpAddr>, NoAnswer>;
+}
+
+impl Names for Resolver {
+    fn mx(&self, domain: &Domain) -> Result<Vec<Mx>, NoAnswer> {
+        Resolver::mx(self, domain)
+    }
+
+    fn addresses(&self, host: &Domain) -> Result<Vec<IpAddr>, NoAnswer> {
+        Resolver::addresses(self, host)
+    }
+
+    fn configured(&self, host: &Domain) -> Result<Vec<IpAddr>, NoAnswer> {
+        Resolver::addresses(self, host).or_else(|answer| {
+            let known: Vec<IpAddr> = dns_lookup::lookup_host(host.as_str()).map(Iterator::collect).unwrap_or_default();
+            if known.is_empty() { Err(answer) } else { Ok(known) }
+        })
+    }
+}
+
+/// This host, as it may stand among the servers.
+#[derive(Clone, Copy, Debug)]
+pub struct Own<'a> {
+    /// Its name.
+    pub hostname: &'a Domain,
+    /// Where it takes mail.
+    pub listen: &'a [SocketAddr],
+    /// The port of other hosts' servers.
+    pub port: u16,
+}
+
+impl Own<'_> {
+    fn is_at(&self, address: SocketAddr) -> bool {
+        let ip = address.ip().to_canonical();
+        self.listen.iter().filter(|listen| listen.port() == address.port()).any(|listen| {
+            let own = listen.ip().to_canonical();
+            own == ip || (own.is_unspecified() && is_of_this_host(ip))
+        })
+    }
+}
+
+/// Only an address of this host can be bound to.
+fn is_of_this_host(address: IpAddr) -> bool {
+    UdpSocket::bind((address, 0)).is_ok()
+}
+
+/// The servers of `hop`, at least one and at most [`limits::SERVERS`].
+pub fn servers(hop: &NextHop, names: &dyn Names, own: &Own<'_>) -> Result<Vec<Server>, Outcome> {
+    let port = hop.port.unwrap_or(own.port);
+    match &hop.host {
+        Host::Literal(address) => {
+            let address = SocketAddr::new(*address, port);
+            not_own(vec![Server { name: address.ip().to_string(), address }], own)
+        }
+        Host::Domain(domain) if hop.by_mx => by_mx(domain, port, names, own),
+        Host::Domain(domain) => match names.configured(domain) {
+            Ok(addresses) => not_own(at(domain, &addresses, port), own),
+            // A name mistyped in the configuration is mended there; no mail is lost over it.
+            Err(answer) => Err(deferred(Enhanced(4, 4, 4), format!("{domain} can't be found: {answer}"))),
+        },
+    }
+}
+
+fn not_own(servers: Vec<Server>, own: &Own<'_>) -> Result<Vec<Server>, Outcome> {
+    if servers.iter().any(|server| own.is_at(server.address)) {
+        return Err(deferred(Enhanced(4, 4, 6), "the configuration leads back to this host itself".to_owned()));
+    }
+    Ok(servers)
+}
+
+fn by_mx(domain: &Domain, port: u16, names: &dyn Names, own: &Own<'_>) -> Result<Vec<Server>, Outcome> {
+    let exchangers = exchangers(domain, names)?;
+    let mut found: Vec<(u16, Server)> = Vec::new();
+    let mut fault = None;
+    for (preference, host) in exchangers {
+        if found.len() >= limits::SERVERS {
+            break;
+        }
+        let answer = if host == *own.hostname { Ok(Vec::new()) } else { names.addresses(&host) };
+        match answer {
+            Ok(addresses) => {
+                let servers = at(&host, &addresses, port);
+                if host == *own.hostname || servers.iter().any(|server| own.is_at(server.address)) {
+                    // RFC 5321 §5.1: those that are no nearer than we are would send it back.
+                    found.retain(|(before, _)| *before < preference);
+                    return cut(domain, found);
+                }
+                found.extend(servers.into_iter().map(|server| (preference, server)));
+            }
+            Err(NoAnswer::NoSuchName) => {}
+            Err(answer) => fault = fault.or(Some(format!("{host}: {answer}"))),
+        }
+    }
+    match (found.is_empty(), fault) {
+        (false, _) => Ok(first(found)),
+        (true, Some(fault)) => Err(deferred(Enhanced(4, 4, 3), format!("no address of {domain} can be had: {fault}"))),
+        (true, None) => {
+            Err(failed(Enhanced(5, 4, 4), format!("none of the hosts that take mail for {domain} exists in DNS")))
+        }
+    }
+}
+
+/// What is left of the servers once those from our own place on are cut off.
+fn cut(domain: &Domain, found: Vec<(u16, Server)>) -> Result<Vec<Server>, Outcome> {
+    if found.is_empty() {
+        let text = format!("DNS leads mail for {domain} to this host, where it is not one of local_domains");
+        return Err(failed(Enhanced(5, 4, 6), text));
+    }
+    Ok(first(found))
+}
+
+fn first(found: Vec<(u16, Server)>) -> Vec<Server> {
+    found.into_iter().map(|(_, server)| server).take(limits::SERVERS).collect()
+}
+
+/// The exchangers of a domain, the preferred ones first, equal ones in any order.
+fn exchangers(domain: &Domain, names: &dyn Names) -> Result<Vec<(u16, Domain)>, Outcome> {
+    let mut found = match names.mx(domain) {
+        Ok(found) => found,
+        // RFC 5321 §5.1: without MX the domain is its own exchanger.
+        Err(NoAnswer::NoRecords) => vec![Mx { preference: 0, host: Some(domain.clone()) }],
+        Err(NoAnswer::NoSuchName) => {
+            return Err(failed(Enhanced(5, 1, 2), format!("there is no domain {domain} in DNS")));
+        }
+        Err(fault) => return Err(deferred(Enhanced(4, 4, 3), format!("DNS does not say who takes mail for {domain}: {fault}"))),
+    };
+    if !found.is_empty() && found.iter().all(|mx| mx.host.is_none()) {
+        let text = format!("{domain} takes no mail; its DNS says so with a null MX");
+        let reply = crate::mail::reply::Reply::new(556, Some(Enhanced(5, 1, 10)), text);
+        return Err(Outcome::Failed(Cause { reply, host: None }));
+    }
+    shuffle(&mut found);
+    found.sort_by_key(|mx| mx.preference);
+    Ok(found.into_iter().filter_map(|mx| Some((mx.preference, mx.host?))).collect())
+}
+
+fn shuffle<T>(items: &mut [T]) {
+    for at in (1..items.len()).rev() {
+        // Without randomness the order is merely the server's.
+        items.swap(at, getrandom::u32().unwrap_or(0) as usize % (at + 1));
+    }
+}
+
+/// A host at each of its addresses, the families in turn: where one does not work here the other is next.
+fn at(host: &Domain, addresses: &[IpAddr], port: u16) -> Vec<Server> {
+    let of_family = |v6: bool| addresses.iter().filter(move |address| address.is_ipv6() == v6);
+    let (mut sixes, mut fours) = (of_family(true), of_family(false));
+    let mut found = Vec::new();
+    loop {
+        let pair = [sixes.next(), fours.next()];
+        if pair == [None, None] {
+            return found;
+        }
+        let servers = pair.into_iter().flatten();
+        found.extend(
+            servers.map(|address| Server { name: host.to_string(), address: SocketAddr::new(*address, port) }),
+        );
+    }
+}
+
+fn deferred(code: Enhanced, text: String) -> Outcome {
+    Outcome::Deferred(Cause::local(code, text))
+}
+
+fn failed(code: Enhanced, text: String) -> Outcome {
+    Outcome::Failed(Cause::local(code, text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    /// DNS as a table: `mx` lines and hosts.
+    #[derive(Default)]
+    struct Zone {
+        mx: HashMap<&'static str, Result<Vec<(u16, &'static str)>, NoAnswer>>,
+        hosts: HashMap<&'static str, Result<Vec<&'static str>, NoAnswer>>,
+    }
+
+    impl Names for Zone {
+        fn mx(&self, domain: &Domain) -> Result<Vec<Mx>, NoAnswer> {
+            let found = self.mx.get(domain.as_str()).cloned().unwrap_or(Err(NoAnswer::NoSuchName))?;
+            Ok(found.iter().map(|(preference, host)| Mx { preference: *preference, host: host.parse().ok() }).collect())
+        }
+
+        fn addresses(&self, host: &Domain) -> Result<Vec<IpAddr>, NoAnswer> {
+            let found = self.hosts.get(host.as_str()).cloned().unwrap_or(Err(NoAnswer::NoSuchName))?;
+            Ok(found.iter().map(|address| address.parse().unwrap()).collect())
+        }
+
+        fn configured(&self, host: &Domain) -> Result<Vec<IpAddr>, NoAnswer> {
+            self.addresses(host)
+        }
+    }
+
+    fn zone() -> Zone {
+        let fault = || NoAnswer::Fault("SERVFAIL".into());
+        Zone {
+            mx: HashMap::from([
+                ("far.example", Ok(vec![(20, "b.far.example"), (10, "a.far.example")])),
+                ("null.example", Ok(vec![(0, ".")])),
+                ("plain.example", Err(NoAnswer::NoRecords)),
+                ("empty.example", Err(NoAnswer::NoRecords)),
+                ("fault.example", Err(fault())),
+                ("dark.example", Ok(vec![(10, "dark.example")])),
+                ("gone.example", Ok(vec![(10, "gone.gone.example")])),
+                ("ours.example", Ok(vec![(10, "mail.example.org"), (20, "b.far.example")])),
+                ("backup.example", Ok(vec![(5, "a.far.example"), (10, "us.example"), (10, "b.far.example")])),
+            ]),
+            hosts: HashMap::from([
+                ("a.far.example", Ok(vec!["192.0.2.1", "2001:db8::1", "192.0.2.2"])),
+                ("b.far.example", Ok(vec!["192.0.2.3"])),
+                ("plain.example", Ok(vec!["192.0.2.4"])),
+                ("empty.example", Err(NoAnswer::NoRecords)),
+                ("dark.example", Err(fault())),
+                ("us.example", Ok(vec!["192.0.2.99"])),
+                ("smart.example", Ok(vec!["192.0.2.5"])),
+            ]),
+        }
+    }
+
+    fn found(hop: &str) -> Result<Vec<String>, String> {
+        let listen = ["192.0.2.99:25".parse().unwrap(), "0.0.0.0:2525".parse().unwrap()];
+        let own = Own { hostname: &"mail.example.org".parse().unwrap(), listen: &listen, port: 25 };
+        let show = |cause: &Cause| cause.reply.enhanced().unwrap().to_string();
+        match servers(&hop.parse().unwrap(), &zone(), &own) {
+            Ok(servers) => Ok(servers.iter().map(|server| server.address.to_string()).collect()),
+            Err(Outcome::Failed(cause) | Outcome::Deferred(cause)) => Err(show(&cause)),
+            Err(Outcome::Delivered(_)) => panic!(),
+        }
+    }
+
+    #[test]
+    fn each_next_hop_has_its_servers_or_what_that_means() {
+        let ok = |servers: &[&str]| Ok(servers.iter().map(|server| (*server).to_owned()).collect::<Vec<_>>());
+        for (hop, expected) in [
+            ("mx:far.example", ok(&["[2001:db8::1]:25", "192.0.2.1:25", "192.0.2.2:25", "192.0.2.3:25"])),
+            ("mx:plain.example", ok(&["192.0.2.4:25"])),
+            ("mx:far.example:26", ok(&["[2001:db8::1]:26", "192.0.2.1:26", "192.0.2.2:26", "192.0.2.3:26"])),
+            ("mx:null.example", Err("5.1.10".into())),
+            ("mx:nowhere.example", Err("5.1.2".into())),
+            ("mx:empty.example", Err("4.4.3".into())),
+            ("mx:fault.example", Err("4.4.3".into())),
+            ("mx:dark.example", Err("4.4.3".into())),
+            ("mx:gone.example", Err("5.4.4".into())),
+            ("mx:ours.example", Err("5.4.6".into())),
+            ("mx:backup.example", ok(&["[2001:db8::1]:25", "192.0.2.1:25", "192.0.2.2:25"])),
+            ("smart.example:587", ok(&["192.0.2.5:587"])),
+            ("far.example", Err("4.4.4".into())),
+            ("us.example", Err("4.4.6".into())),
+            ("127.0.0.1:2525", Err("4.4.6".into())),
+            ("192.0.2.7", ok(&["192.0.2.7:25"])),
+            ("192.0.2.7:2525", ok(&["192.0.2.7:2525"])),
+        ] {
+            assert_eq!(found(hop), expected, "{hop}");
+        }
+    }
+
+    #[test]
+    fn equal_exchangers_take_turns() {
+        let mut zone = zone();
+        zone.mx.insert("even.example", Ok(vec![(10, "b.far.example"), (10, "plain.example")]));
+        let own = Own { hostname: &"mail.example.org".parse().unwrap(), listen: &[], port: 25 };
+        let first = || servers(&"mx:even.example".parse().unwrap(), &zone, &own).unwrap()[0].name.clone();
+        let names: std::collections::HashSet<String> = (0..200).map(|_| first()).collect();
+        assert_eq!(names.len(), 2);
+    }
+}
