@@ -150,6 +150,9 @@ pub const REPLY_TIMEOUT: Duration = Duration::from_secs(600);
 /// Connections to one next hop at a time, `delivery.connections_per_hop`: large providers refuse more.
 pub const CONNECTIONS_PER_HOP: usize = 10;
 
+/// Senders whose reports are counted at a time, before those of an hour ago are forgotten.
+pub const REPORTS_KNOWN: usize = 10_000;
+
 /// Next hops of which something is known at a time: the oldest that are not in use are forgotten beyond it.
 pub const HOPS_KNOWN: usize = 4096;
 

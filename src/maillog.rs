@@ -24,6 +24,8 @@ use crate::config::LogTarget;
 use crate::io::clock::{self, Now};
 use crate::limits;
 use crate::mail::address::{Address, ReversePath};
+use crate::mail::next_hop::NextHop;
+use crate::mail::outcome::Cause;
 use crate::mail::queue_id::QueueId;
 use crate::mail::reply::Reply;
 
@@ -344,6 +346,31 @@ pub fn deferred(id: QueueId, to: &Address, host: Option<&str>, reply: &str, next
 /// A target failed for good.
 pub fn failed(id: QueueId, to: &Address, host: Option<&str>, reply: &str) {
     event(Level::Error, Some(id), "failed").pair("to", to).maybe("host", host).pair("reply", reply).write();
+}
+
+/// The sender, or the owner of a list, is told by the message `report`; `what` is `failed`, `delayed` and so on.
+pub fn reported(id: QueueId, report: QueueId, to: &Address, what: &str) {
+    event(Level::Info, Some(id), "reported").pair("to", to).pair("report", report).pair("what", what).write();
+}
+
+/// The sender is not told: it was told too often of late.
+pub fn report_capped(id: QueueId, to: &Address, most: usize) {
+    event(Level::Warn, Some(id), "report-capped").pair("to", to).pair("most", most).write();
+}
+
+/// No server of a next hop can be spoken with: its mail waits, and is not tried before `next`.
+pub fn hop_down(hop: &NextHop, cause: &Cause, next: Duration) {
+    event(Level::Warn, None, "hop-down")
+        .pair("hop", hop)
+        .maybe("host", cause.host.as_deref())
+        .pair("reply", cause)
+        .pair("next", Span(next))
+        .write();
+}
+
+/// A next hop that was down takes mail again.
+pub fn hop_up(hop: &NextHop) {
+    event(Level::Info, None, "hop-up").pair("hop", hop).write();
 }
 
 /// A message, or a file that should be one, is in `failed/` now, with a report beside it.

@@ -1,28 +1,30 @@
 //! One attempt: the effects that a plan asks for, and the outcome of each target written down.
 //!
 //! An error is never the end of a message: it defers the target whose turn it was. Log lines are written once the
-//! outcome is known, each with the target it is about.
+//! outcome is known, each with the target it is about. Mail for mailboxes here is delivered first; then each next hop
+//! has its turn, and one without room breaks the round off until it has.
 
-use std::io::{self, Write};
+use std::time::Duration;
 
-use super::patience;
 use super::plan::{Plan, plan};
+use super::remote::{Group, Turn};
+use super::{Deliverer, local, patience, report};
 use crate::io::clock::Now;
-use crate::io::durable;
 use crate::mail::address::Address;
+use crate::mail::dsn::GIVEN_UP;
 use crate::mail::outcome::{Cause, Outcome};
 use crate::mail::reply::Enhanced;
-use crate::maildir::{Maildir, Name};
+use crate::maildir::Maildir;
 use crate::maillog;
 use crate::route::Site;
-use crate::spool::state::{State, Status, Target, Via};
-use crate::spool::{Claim, Renamed};
+use crate::spool::state::{State, Status, Target, Told, Via};
+use crate::spool::{Claim, Renamed, Settlement};
 
 /// Tries one entry once.
-pub fn attempt(mut claim: Claim<'_>, site: &Site) {
+pub fn attempt(mut claim: Claim<'_>, site: &Site, deliverer: &Deliverer) {
     let plan = plan(&claim.entry.envelope, claim.entry.laid_out_for.as_ref(), claim.state.as_ref(), site);
     match plan {
-        Plan::Rename(address) => by_rename(claim, &address, site),
+        Plan::Rename(address) => by_rename(claim, &address, site, deliverer),
         Plan::Targets { state, record } => {
             if record {
                 maillog::expanded(claim.id, claim.entry.envelope.recipients.len(), state.targets.len());
@@ -31,30 +33,32 @@ pub fn attempt(mut claim: Claim<'_>, site: &Site) {
                     return maillog::spool_error(Some(claim.id), error);
                 }
             }
-            by_targets(claim, state, site);
+            Attempt::new(claim, state, site, deliverer).run();
         }
     }
 }
 
-fn by_rename(mut claim: Claim<'_>, address: &Address, site: &Site) {
-    let Some(maildir) = Maildir::of(&site.config.mailboxes, address) else {
-        return by_targets_of(claim, address, site);
+fn by_rename(mut claim: Claim<'_>, address: &Address, site: &Site, deliverer: &Deliverer) {
+    let renamed = match Maildir::of(&site.config.mailboxes, address) {
+        Some(maildir) => claim.rename_into(&maildir, site.config.hostname.as_str()),
+        None => Ok(Renamed::Impossible),
     };
     let (id, waited) = (claim.id, claim.waited());
-    match claim.rename_into(&maildir, site.config.hostname.as_str()) {
-        Ok(Renamed::Done) => maillog::delivered(id, address, "rename", waited),
-        Ok(Renamed::Impossible) => by_targets_of(claim, address, site),
-        Err(error) => {
-            let mut state = single(&claim, address);
-            apply(&mut claim, &mut state, 0, Outcome::Deferred(broken(&error)));
-            settle(claim, state, site);
+    let failure = match renamed {
+        Ok(Renamed::Done) => return maillog::delivered(id, address, "rename", waited),
+        Ok(Renamed::Impossible) => None,
+        Err(error) => Some(Outcome::Deferred(local::broken(&error))),
+    };
+    let state = single(&claim, address);
+    let mut attempt = Attempt::new(claim, state, site, deliverer);
+    match failure {
+        None => attempt.run(),
+        Some(outcome) => {
+            attempt.is_real = true;
+            attempt.apply(0, outcome);
+            attempt.settle();
         }
     }
-}
-
-fn by_targets_of(claim: Claim<'_>, address: &Address, site: &Site) {
-    let state = single(&claim, address);
-    by_targets(claim, state, site);
 }
 
 /// The state of an entry whose only target is this mailbox.
@@ -65,102 +69,161 @@ fn single(claim: &Claim<'_>, address: &Address) -> State {
     State { targets: vec![target], ..claim.state.clone().unwrap_or_default() }
 }
 
-fn by_targets(mut claim: Claim<'_>, mut state: State, site: &Site) {
-    // What failed while it was resolved has no attempt to log it.
-    for target in state.targets.iter().filter(|target| target.status == Status::Failed && target.when.is_none()) {
-        maillog::failed(claim.id, &target.address, None, target.reply.as_deref().unwrap_or_default());
+/// An attempt under way.
+struct Attempt<'a> {
+    claim: Claim<'a>,
+    state: State,
+    site: &'a Site,
+    deliverer: &'a Deliverer,
+    /// The targets that had their turn in this round before.
+    before: Vec<usize>,
+    /// Those that have it now.
+    tried: Vec<usize>,
+    /// Whether a next hop had no room.
+    is_full: bool,
+    /// Whether anything but hops that are down was tried.
+    is_real: bool,
+    /// How long the first of those is left alone.
+    down_for: Option<Duration>,
+}
+
+impl<'a> Attempt<'a> {
+    fn new(mut claim: Claim<'a>, state: State, site: &'a Site, deliverer: &'a Deliverer) -> Attempt<'a> {
+        let before = std::mem::take(&mut claim.tried);
+        let tried = Vec::new();
+        Attempt { claim, state, site, deliverer, before, tried, is_full: false, is_real: false, down_for: None }
     }
-    for at in 0..state.targets.len() {
-        if state.targets[at].status == Status::Pending {
-            match try_target(&mut claim, &state.targets[at], at + 1, site) {
-                Some(outcome) => apply(&mut claim, &mut state, at, outcome),
-                None => state.targets[at].when = Some(Now::read().wall),
+
+    fn run(mut self) {
+        // What failed while it was resolved has no attempt to log it.
+        for target in self.state.targets.iter().filter(|target| target.status == Status::Failed && target.when.is_none()) {
+            maillog::failed(self.claim.id, &target.address, None, target.reply.as_deref().unwrap_or_default());
+        }
+        for at in self.open(Via::Mailbox) {
+            let outcome = local::to_mailbox(&mut self.claim, &self.state.targets[at], at + 1, self.site);
+            self.is_real = true;
+            self.apply(at, outcome);
+        }
+        for at in self.open(Via::Alias) {
+            // There is nothing to try, and its reply says why.
+            self.state.targets[at].when = Some(Now::read().wall);
+            self.tried.push(at);
+            self.is_real = true;
+        }
+        for group in self.groups() {
+            self.try_hop(&group);
+        }
+        self.settle();
+    }
+
+    /// The targets of one kind whose turn it is.
+    fn open(&self, via: Via) -> Vec<usize> {
+        let is_open = |(at, target): &(usize, &Target)| {
+            target.via == via && target.status == Status::Pending && !self.before.contains(at)
+        };
+        self.state.targets.iter().enumerate().filter(is_open).map(|(at, _)| at).collect()
+    }
+
+    /// The targets at other hosts, by next hop.
+    fn groups(&self) -> Vec<Group> {
+        let mut groups: Vec<Group> = Vec::new();
+        for at in self.open(Via::NextHop) {
+            let (hop, why) = self.site.next_hop(self.state.targets[at].address.host());
+            match groups.iter_mut().find(|group| group.hop == hop) {
+                Some(group) => group.targets.push(at),
+                None => groups.push(Group { hop, why, targets: vec![at] }),
+            }
+        }
+        groups
+    }
+
+    fn try_hop(&mut self, group: &Group) {
+        match self.deliverer.remote.deliver(&mut self.claim, group, &self.state.targets, self.site) {
+            Turn::Full => self.is_full = true,
+            Turn::Down(cause, wait) => {
+                self.down_for = Some(self.down_for.map_or(wait, |first| first.min(wait)));
+                group.targets.iter().for_each(|at| self.apply(*at, Outcome::Deferred(cause.clone())));
+            }
+            Turn::Tried(outcomes) => {
+                self.is_real = true;
+                for (at, (outcome, reports)) in group.targets.iter().zip(outcomes) {
+                    self.apply(*at, outcome);
+                    let target = &mut self.state.targets[*at];
+                    if reports && target.status == Status::Delivered {
+                        // The sender's wish went with the message: the next host tells what becomes of it.
+                        target.told = Told::End;
+                    }
+                }
             }
         }
     }
-    settle(claim, state, site);
-}
 
-/// `None` for what could not be resolved: there is nothing to try, and its reply says why.
-fn try_target(claim: &mut Claim<'_>, target: &Target, number: usize, site: &Site) -> Option<Outcome> {
-    match target.via {
-        Via::Mailbox => Some(to_mailbox(claim, target, number, site)),
-        Via::NextHop => Some(Outcome::Deferred(Cause::local(
-            Enhanced(4, 4, 0),
-            "this version does not deliver to other hosts yet; the message stays queued",
-        ))),
-        Via::Alias => None,
+    /// Notes the outcome of one target.
+    fn apply(&mut self, at: usize, outcome: Outcome) {
+        self.tried.push(at);
+        let (id, waited) = (self.claim.id, self.claim.waited());
+        let target = &mut self.state.targets[at];
+        let cause = match outcome {
+            Outcome::Delivered(cause) => {
+                target.status = Status::Delivered;
+                maillog::delivered(id, &target.address, cause.host.as_deref().unwrap_or("copy"), waited);
+                cause
+            }
+            Outcome::Deferred(cause) => cause,
+            Outcome::Failed(cause) => {
+                target.status = Status::Failed;
+                maillog::failed(id, &target.address, cause.host.as_deref(), &cause.to_string());
+                cause
+            }
+        };
+        target.reply = Some(cause.to_string());
+        target.host = cause.host;
+        target.when = Some(Now::read().wall);
     }
-}
 
-fn to_mailbox(claim: &mut Claim<'_>, target: &Target, number: usize, site: &Site) -> Outcome {
-    let maildir = Maildir::of(&site.config.mailboxes, &target.address).filter(|_| site.has_mailbox(&target.address));
-    let Some(maildir) = maildir else {
-        return Outcome::Failed(Cause::local(Enhanced(5, 1, 1), "the mailbox is not here any more"));
-    };
-    match copy(claim, &maildir, target, number, site) {
-        Ok(()) => Outcome::Delivered(Cause::local(Enhanced(2, 0, 0), "in the mailbox")),
-        Err(error) => Outcome::Deferred(broken(&error)),
-    }
-}
-
-fn copy(claim: &mut Claim<'_>, maildir: &Maildir, target: &Target, number: usize, site: &Site) -> io::Result<()> {
-    let name = Name { id: claim.id, target: number, hostname: site.config.hostname.as_str() };
-    // Only a crash between the copy and its outcome can have left one.
-    if claim.found_at_start && maildir.has(name)? {
-        return Ok(());
-    }
-    maildir.copy(name, |file| {
-        let top = format!("Return-Path: {}\r\nDelivered-To: {}\r\n", target.reverse_path, target.address);
-        file.write_all(top.as_bytes())?;
-        Ok(top.len() as u64 + claim.entry.copy_body(file)?)
-    })
-}
-
-fn broken(error: &io::Error) -> Cause {
-    let code = if durable::is_no_space(error) { Enhanced(4, 3, 1) } else { Enhanced(4, 3, 0) };
-    Cause::local(code, error.to_string())
-}
-
-/// Notes the outcome of one target.
-fn apply(claim: &mut Claim<'_>, state: &mut State, at: usize, outcome: Outcome) {
-    let waited = claim.waited();
-    let target = &mut state.targets[at];
-    let cause = match outcome {
-        Outcome::Delivered(cause) => {
-            target.status = Status::Delivered;
-            maillog::delivered(claim.id, &target.address, cause.host.as_deref().unwrap_or("copy"), waited);
-            cause
+    /// Ends the attempt: what is pending waits, or is given up; who has to be told is told.
+    fn settle(mut self) {
+        if self.is_full && self.tried.is_empty() {
+            self.claim.tried = self.before;
+            return self.claim.park();
         }
-        Outcome::Deferred(cause) => cause,
-        Outcome::Failed(cause) => {
-            target.status = Status::Failed;
-            maillog::failed(claim.id, &target.address, cause.host.as_deref(), &cause.to_string());
-            cause
+        self.state.attempts = self.state.attempts.saturating_add(1);
+        let (settings, waited) = (&self.site.config.delivery, self.claim.waited());
+        let retry = patience::next_wait(waited, settings, patience::chance());
+        let retry = match self.down_for {
+            // While the hop is left alone, there is nothing to try.
+            Some(wait) if !self.is_real => retry.max(wait + patience::spread(wait, patience::chance())),
+            _ => retry,
+        };
+        let give_up = patience::is_over(waited, settings);
+        for at in self.tried.clone() {
+            self.end_turn(at, give_up, retry);
         }
-    };
-    target.reply = Some(cause.to_string());
-    target.host = cause.host;
-    target.when = Some(Now::read().wall);
-}
+        let late = patience::is_late(waited, settings);
+        let due = report::due(&mut self.state, &self.claim.entry.envelope, late, self.site);
+        let told = report::queue(&mut self.claim, &mut self.state, due, (self.site, &self.deliverer.storm));
+        self.claim.settle(Settlement {
+            state: self.state,
+            retry,
+            broken_off: self.is_full.then(|| [self.before, self.tried].concat()),
+            reports: told.committed,
+            report_missing: told.is_missing,
+        });
+    }
 
-/// Ends the attempt: what is pending waits, or is given up.
-fn settle(claim: Claim<'_>, mut state: State, site: &Site) {
-    state.attempts = state.attempts.saturating_add(1);
-    let settings = &site.config.delivery;
-    let retry = patience::next_wait(claim.waited(), settings, patience::chance());
-    let give_up = patience::is_over(claim.waited(), settings);
-    for target in state.targets.iter_mut().filter(|target| target.status == Status::Pending) {
+    fn end_turn(&mut self, at: usize, give_up: bool, retry: Duration) {
+        let target = &mut self.state.targets[at];
+        if target.status != Status::Pending {
+            return;
+        }
         let why = target.reply.clone().unwrap_or_default();
         if give_up {
             target.status = Status::Failed;
-            let why = format!("given up; the last reply was: {why}");
-            let why = Cause::local(Enhanced(5, 4, 7), why).to_string();
-            maillog::failed(claim.id, &target.address, target.host.as_deref(), &why);
+            let why = Cause::local(Enhanced(5, 4, 7), format!("{GIVEN_UP}{why}")).to_string();
+            maillog::failed(self.claim.id, &target.address, target.host.as_deref(), &why);
             target.reply = Some(why);
         } else {
-            maillog::deferred(claim.id, &target.address, target.host.as_deref(), &why, retry);
+            maillog::deferred(self.claim.id, &target.address, target.host.as_deref(), &why, retry);
         }
     }
-    claim.settle(state, retry);
 }

@@ -3,19 +3,61 @@
 //! | file | room |
 //! | --- | --- |
 //! | `plan` | what an attempt has to do: pure |
-//! | `attempt` | doing it |
-//! | `patience` | when the next one comes: pure |
+//! | `attempt` | doing it, target by target |
+//! | `local` | a copy into a mailbox here |
+//! | `remote` | the targets of one next hop |
+//! | `hops` | which next hop has room, and which is down: pure |
+//! | `content` | what a next hop gets of a message |
+//! | `report` | what senders are told |
+//! | `patience` | when the next attempt comes: pure |
 
 mod attempt;
-mod patience;
+mod content;
+mod hops;
+mod local;
+pub mod patience;
 mod plan;
+mod remote;
+mod report;
 
+use std::sync::Arc;
+
+use crate::config::Delivery;
+use crate::dns::Resolver;
+use crate::relay::Pool;
 use crate::route::CurrentSite;
 use crate::spool::Spool;
+use remote::Remote;
+use report::Storm;
 
-/// The body of one delivery thread: until the spool is stopped.
-pub fn run(spool: &Spool, site: &CurrentSite) {
-    while let Some(claim) = spool.claim_due() {
-        attempt::attempt(claim, &site.get());
+/// What the delivery threads share.
+#[derive(Debug)]
+pub struct Deliverer {
+    remote: Remote,
+    storm: Storm,
+}
+
+impl Deliverer {
+    /// For a pool of as many threads as `settings` says.
+    pub fn new(settings: &Delivery, resolver: Arc<Resolver>) -> Deliverer {
+        let remote = Remote { hops: hops::Hops::new(settings), pool: Pool::default(), resolver };
+        Deliverer { remote, storm: Storm::default() }
+    }
+
+    /// The body of one delivery thread: until the spool is stopped.
+    pub fn run(&self, spool: &Spool, site: &CurrentSite) {
+        while let Some(claim) = spool.claim_due() {
+            attempt::attempt(claim, &site.get(), self);
+        }
+    }
+
+    /// What is due about once a second: sessions with other hosts that nobody uses are ended.
+    pub fn tick(&self, spool: &Spool, site: &CurrentSite) {
+        self.remote.tick(&site.get(), spool);
+    }
+
+    /// Ends the sessions that wait for another message.
+    pub fn close(&self) {
+        self.remote.pool.close_all();
     }
 }

@@ -21,6 +21,16 @@ pub fn is_over(waited: Duration, settings: &Delivery) -> bool {
     waited >= settings.give_up
 }
 
+/// Whether the sender of a message that has `waited` so far is to be told that it is late.
+pub fn is_late(waited: Duration, settings: &Delivery) -> bool {
+    waited >= settings.warn_after
+}
+
+/// What is added to a wait so that what was let go together does not come back together.
+pub fn spread(wait: Duration, chance: f64) -> Duration {
+    wait.mul_f64(JITTER * chance.clamp(0.0, 1.0))
+}
+
 /// Any number from 0 to 1.
 pub fn chance() -> f64 {
     // Without randomness the waits are merely all alike.

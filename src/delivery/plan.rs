@@ -1,7 +1,7 @@
 //! What an attempt has to do: a pure function of the entry, its state and the site.
 //!
-//! Recipients are resolved once. The targets are written down before the first attempt of anything but a single mailbox,
-//! and later attempts use them as they stand, so that a list is never sent twice to those who have it.
+//! Recipients are resolved once. Where there are several targets they are written down before the first attempt, and
+//! later attempts use them as they stand, so that a list is never sent twice to those who have it.
 
 use std::collections::HashSet;
 
@@ -57,8 +57,8 @@ fn first(envelope: &Envelope, laid_out_for: Option<&Address>, state: Option<&Sta
     if let Some(address) = laid_out(envelope, laid_out_for, &targets) {
         return Plan::Rename(address);
     }
-    let one_mailbox = matches!(targets.as_slice(), [only] if is_pending_mailbox(only));
-    let record = !one_mailbox || envelope.recipients.len() > 1;
+    // One target alone is resolved again at the next attempt, to the same: there is nobody who could get it twice.
+    let record = targets.len() > 1 || envelope.recipients.len() > 1;
     Plan::Targets { state: State { targets, ..state.cloned().unwrap_or_default() }, record }
 }
 

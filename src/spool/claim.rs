@@ -62,6 +62,8 @@ pub struct Settlement {
     pub broken_off: Option<Vec<usize>>,
     /// Reports that were committed and not scheduled: they are delivered once this is on the disk.
     pub reports: Vec<QueueId>,
+    /// Whether a report could not be queued: the entry waits for it, whatever became of its targets.
+    pub report_missing: bool,
 }
 
 impl Spool {
@@ -146,7 +148,7 @@ impl Spool {
 
     /// Writes down what became of an entry and does what follows. An error leaves the outcome in memory.
     fn write_outcome(&self, id: QueueId, settlement: Settlement) -> io::Result<()> {
-        match self.try_write_outcome(id, &settlement.state) {
+        match self.try_write_outcome(id, &settlement) {
             Ok(Wrote::Waits) => {
                 self.wait_again(id, settlement.retry, settlement.broken_off);
                 // Moved between the look above and now, it was nobody's change by hand to notice.
@@ -170,7 +172,8 @@ impl Spool {
         Ok(())
     }
 
-    fn try_write_outcome(&self, id: QueueId, state: &State) -> io::Result<Wrote> {
+    fn try_write_outcome(&self, id: QueueId, settlement: &Settlement) -> io::Result<Wrote> {
+        let state = &settlement.state;
         let draft = self.folders.tmp.join(state_file(id));
         let text = state.to_string();
         if !self.folders.eml(id).exists() {
@@ -183,7 +186,7 @@ impl Spool {
             durable::remove(&self.folders.state(id))?;
             return Ok(Wrote::Left);
         }
-        if state.is_pending() {
+        if state.is_pending() || settlement.report_missing {
             durable::replace(&self.folders.state(id), &draft, text.as_bytes())?;
             return Ok(Wrote::Waits);
         }

@@ -194,7 +194,8 @@ impl Spool {
         self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn new_id(&self) -> io::Result<QueueId> {
+    /// A name for a message, later than that of every other in the spool.
+    pub fn new_id(&self) -> io::Result<QueueId> {
         let mut chance = [0; 2];
         getrandom::fill(&mut chance).map_err(io::Error::other)?;
         let mut last = self.last_id.lock().unwrap_or_else(PoisonError::into_inner);
