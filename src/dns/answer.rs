@@ -4,7 +4,6 @@
 //! tells nothing, nor does one whose records can't be read to the end. Nothing here panics, and what is kept is in
 //! proportion to what came.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use domain::base::iana::{Class, Opcode, OptRcode, Rcode, Rtype};
@@ -13,8 +12,9 @@ use domain::base::message_builder::OptBuilder;
 use domain::base::name::ToName;
 use domain::base::wire::ParseError;
 use domain::base::{Message, MessageBuilder, Name, ParsedRecord, Ttl};
-use domain::rdata::{Cname, Soa, ZoneRecordData};
+use domain::rdata::{Cname, Soa};
 
+use super::record::{self, Record};
 use crate::limits;
 use crate::mail::address::Domain;
 
@@ -71,38 +71,6 @@ pub(super) enum Told {
     NoSuchName,
     /// The name has no records of this type (RFC 2308 §2.2).
     NoRecords,
-}
-
-/// One record.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Record {
-    Mx(Mx),
-    Address(IpAddr),
-    Name(Domain),
-    Text(Vec<u8>),
-    Tlsa(Tlsa),
-}
-
-/// A host that takes a domain's mail (RFC 5321 §5.1).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mx {
-    /// The lowest is tried first.
-    pub preference: u16,
-    /// The host; `None` is the root, which says that the domain takes no mail (RFC 7505).
-    pub host: Option<Domain>,
-}
-
-/// What a server's certificate must match (RFC 6698 §2.1).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tlsa {
-    /// 2 is a trust anchor, 3 the server's own; 0 and 1 mean nothing for SMTP (RFC 7672 §3.1.3).
-    pub usage: u8,
-    /// 0 is the whole certificate, 1 its public key.
-    pub selector: u8,
-    /// 0 is the octets themselves, 1 their SHA-256, 2 their SHA-512.
-    pub matching: u8,
-    /// What must be found.
-    pub association: Vec<u8>,
 }
 
 type Records<'a> = Vec<ParsedRecord<'a, [u8]>>;
@@ -187,7 +155,7 @@ impl Query {
             let found: Vec<_> = records.iter().filter(here).filter(|it| it.rtype() == kind).collect();
             if !found.is_empty() {
                 ttl = found.iter().map(|record| seconds(record.ttl())).fold(ttl, Duration::min);
-                let read = found.iter().filter_map(|record| read_record(record).transpose());
+                let read = found.iter().filter_map(|record| record::read(record).transpose());
                 let told = Told::Records(read.collect::<Result<_, _>>()?);
                 return Ok(Meaning::Answer(Answer { told, ttl, authenticated }));
             }
@@ -198,7 +166,7 @@ impl Query {
                 return nothing_there(message, ttl);
             };
             ttl = ttl.min(seconds(alias.ttl()));
-            let target = alias.to_record::<Cname<_>>()?.ok_or_else(not_of_its_type)?;
+            let target = alias.to_record::<Cname<_>>()?.ok_or_else(record::not_of_its_type)?;
             name = target.data().cname().to_vec();
         }
         Ok(Meaning::Fault("its aliases lead to one another".to_owned()))
@@ -213,7 +181,7 @@ fn nothing_there(message: &Message<[u8]>, ttl: Duration) -> Result<Meaning, Pars
     let authority = of_interest(message.authority()?, &[Rtype::SOA, Rtype::NS])?;
     let holds = match authority.iter().find(|record| record.rtype() == Rtype::SOA) {
         Some(start) => {
-            let soa = start.to_record::<Soa<_>>()?.ok_or_else(not_of_its_type)?;
+            let soa = start.to_record::<Soa<_>>()?.ok_or_else(record::not_of_its_type)?;
             seconds(soa.ttl()).min(seconds(soa.data().minimum())).min(limits::DNS_NEGATIVE_TTL)
         }
         // Name servers without the start of a zone are a referral (RFC 2308 §2.2): it says nothing about the name.
@@ -234,39 +202,6 @@ fn of_interest<'a>(section: RecordSection<'a, [u8]>, kinds: &[Rtype]) -> Result<
         }
     }
     Ok(records)
-}
-
-/// `None` for a record that names a host no [`Domain`] can be.
-fn read_record(record: &ParsedRecord<'_, [u8]>) -> Result<Option<Record>, ParseError> {
-    let record = record.to_record::<ZoneRecordData<_, _>>()?.ok_or_else(not_of_its_type)?;
-    Ok(match record.data() {
-        ZoneRecordData::Mx(mx) if mx.exchange().is_root() => {
-            Some(Record::Mx(Mx { preference: mx.preference(), host: None }))
-        }
-        ZoneRecordData::Mx(mx) => {
-            host(mx.exchange()).map(|host| Record::Mx(Mx { preference: mx.preference(), host: Some(host) }))
-        }
-        ZoneRecordData::A(a) => Some(Record::Address(IpAddr::V4(a.addr()))),
-        ZoneRecordData::Aaaa(aaaa) => Some(Record::Address(IpAddr::V6(aaaa.addr()).to_canonical())),
-        ZoneRecordData::Ptr(ptr) => host(ptr.ptrdname()).map(Record::Name),
-        ZoneRecordData::Txt(txt) => Some(Record::Text(txt.text())),
-        ZoneRecordData::Tlsa(tlsa) => Some(Record::Tlsa(Tlsa {
-            usage: tlsa.usage().to_int(),
-            selector: tlsa.selector().to_int(),
-            matching: tlsa.matching_type().to_int(),
-            association: tlsa.data().to_vec(),
-        })),
-        _ => None,
-    })
-}
-
-fn not_of_its_type() -> ParseError {
-    ParseError::form_error("a record is not of its type")
-}
-
-/// Odd octets are escaped by a backslash, which no [`Domain`] has.
-fn host(name: &impl ToName) -> Option<Domain> {
-    name.to_vec().to_string().parse().ok()
 }
 
 /// A TTL with its highest bit set is none (RFC 2181 §8).
@@ -325,37 +260,6 @@ mod tests {
         assert_eq!(query.packet(), [&header(1)[..], &question, &opt].concat());
         query.edns = false;
         assert_eq!(query.packet(), [&header(0)[..], &question].concat());
-    }
-
-    #[test]
-    fn records_of_every_type_are_read() {
-        let six = "2001:db8::1".parse::<std::net::Ipv6Addr>().unwrap().octets();
-        assert_eq!(records(Rtype::A, &[address("A.Example", 60, [192, 0, 2, 1])]), [ip("192.0.2.1")]);
-        assert_eq!(records(Rtype::AAAA, &[record("a.example", Rtype::AAAA, 60, &six)]), [ip("2001:db8::1")]);
-        let text =
-            [record("a.example", Rtype::TXT, 60, b"\x03v=x\x00\x02 y"), record("a.example", Rtype::TXT, 60, b"\x01z")];
-        assert_eq!(records(Rtype::TXT, &text), [Record::Text(b"v=x y".to_vec()), Record::Text(b"z".to_vec())]);
-        let name = Record::Name("b.example".parse().unwrap());
-        assert_eq!(records(Rtype::PTR, &[record("a.example", Rtype::PTR, 60, &wire("B.example"))]), [name]);
-        let tlsa = Tlsa { usage: 3, selector: 1, matching: 1, association: b"hash".to_vec() };
-        let found = records(Rtype::TLSA, &[record("a.example", Rtype::TLSA, 60, b"\x03\x01\x01hash")]);
-        assert_eq!(found, [Record::Tlsa(tlsa)]);
-    }
-
-    #[test]
-    fn mail_exchangers_are_read_as_they_came_and_odd_names_left_out() {
-        let answers = [
-            mx(20, &wire("two.example")),
-            mx(5, b"\x03b\x00d\x07example\x00"),
-            mx(5, b"\x0aa.example\r\x00"),
-            mx(5, b"\x03192\x010\x012\x011\x00"),
-            mx(10, &wire("ONE.example")),
-            mx(0, b"\x00"),
-        ];
-        let host = |preference, host: &str| Record::Mx(Mx { preference, host: host.parse().ok() });
-        let expected = [host(20, "two.example"), host(10, "one.example"), host(0, "")];
-        assert_eq!(records(Rtype::MX, &answers), expected);
-        assert_eq!(records(Rtype::MX, &answers[1..2]), [], "records there are, if of no use");
     }
 
     #[test]

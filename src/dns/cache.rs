@@ -5,25 +5,15 @@
 
 use std::fmt;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
 
-use super::answer::{Question, Record};
-use super::resolver::NoAnswer;
+use super::answer::Question;
+use super::found::{Found, Known, NoAnswer};
+use super::record::Record;
 use crate::limits;
-
-/// The records that were found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Found {
-    pub records: Vec<Record>,
-    /// Whether they were checked by a server that we trust.
-    pub authenticated: bool,
-}
-
-/// What is known about a question.
-pub(super) type Known = Result<Arc<Found>, NoAnswer>;
 
 /// The answers, those used last.
 pub(super) struct Cache {
@@ -80,6 +70,8 @@ fn size(found: &Found) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use domain::base::iana::Rtype;
 
     use super::*;

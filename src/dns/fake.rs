@@ -80,7 +80,7 @@ fn both_on_one_port() -> (UdpSocket, TcpListener) {
 }
 
 /// Until the end of the tests: an idle listener disturbs none.
-fn serve_streams(listener: &TcpListener, answer: &dyn Fn(&[u8], Way) -> Vec<Vec<u8>>) {
+fn serve_streams(listener: &TcpListener, answer: impl Fn(&[u8], Way) -> Vec<Vec<u8>>) {
     for mut stream in listener.incoming().flatten() {
         let mut length = [0; 2];
         stream.read_exact(&mut length).unwrap();

@@ -1,23 +1,21 @@
-//! The resolver that delivery asks: whom to ask in which order, when to give up, and what the answers come to.
+//! The resolver that delivery asks.
 //!
-//! Servers are asked in their order, all of them a few times, until one gives an answer; an answer is records, or that
-//! there are none. Everything else is a [`NoAnswer::Fault`] and temporary: silence, a server's failure, aliases that
-//! lead in a circle, octets that make no sense. A question waits [`limits::DNS_QUESTION`] at most. Any number of threads
-//! may ask at once; no lock is held while one waits.
+//! An answer is records, or that there are none; everything else is a [`NoAnswer::Fault`] and temporary: silence, a
+//! server's failure, aliases that lead in a circle, octets that make no sense. Each question waits
+//! [`limits::DNS_QUESTION`] at most. Any number of threads may ask at once; no lock is held while one waits.
 
-use std::error::Error;
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use domain::base::iana::Rtype;
 
-use super::answer::{Answer, Mx, Question, Record, Tlsa, Told};
-use super::cache::{Cache, Found, Known};
+use super::answer::Question;
+use super::found::{Known, NoAnswer};
+use super::record::{Mx, Record, Tlsa};
 use super::settings::{self, Settings, Version};
-use super::transport;
+use super::upstream::Upstream;
 use crate::limits;
 use crate::mail::address::Domain;
 
@@ -30,17 +28,6 @@ pub struct Resolver {
     source: Mutex<Source>,
 }
 
-/// Why there are no records.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NoAnswer {
-    /// There is no such name (NXDOMAIN), nor any below it (RFC 8020).
-    NoSuchName,
-    /// The name is there, and has no records of this type.
-    NoRecords,
-    /// Nobody knows yet: what was asked, whom, and what happened, in words. Another time it may be otherwise.
-    Fault(String),
-}
-
 #[derive(Debug)]
 struct Source {
     /// The configuration names the server; else the file does.
@@ -48,13 +35,6 @@ struct Source {
     version: Version,
     looked_at: Instant,
     upstream: Arc<Upstream>,
-}
-
-/// The servers, and what they said: other servers begin with an empty cache, also where an answer of the old is late.
-#[derive(Debug)]
-struct Upstream {
-    settings: Settings,
-    cache: Cache,
 }
 
 impl Resolver {
@@ -114,17 +94,7 @@ impl Resolver {
 
     fn ask(&self, name: &Domain, kind: Rtype) -> Known {
         let question = Question::new(name, kind).ok_or(NoAnswer::NoSuchName)?;
-        let upstream = self.upstream();
-        if let Some(known) = upstream.cache.find(&question, Instant::now()) {
-            return known;
-        }
-        match upstream.follow(&question, Instant::now() + limits::DNS_QUESTION) {
-            Ok((known, ttl)) => {
-                upstream.cache.keep(question, &known, ttl, Instant::now());
-                known
-            }
-            Err(words) => Err(NoAnswer::Fault(format!("{kind} of {name}: {words}"))),
-        }
+        self.upstream().ask(question)
     }
 
     fn upstream(&self) -> Arc<Upstream> {
@@ -152,59 +122,12 @@ impl Source {
         // Before the file is read: a change in between is seen at the next look.
         let version = settings::version(file);
         let settings = fixed.map_or_else(|| Settings::read(file), Settings::fixed);
-        let upstream = Arc::new(Upstream { settings, cache: Cache::new(limits::DNS_CACHE) });
-        Source { fixed: fixed.is_some(), version, looked_at: Instant::now(), upstream }
-    }
-}
-
-impl Upstream {
-    /// Asks, and asks again under the names that aliases lead to. Returns how long the answer holds, too.
-    fn follow(&self, question: &Question, deadline: Instant) -> Result<(Known, Duration), String> {
-        let mut question = question.clone();
-        let mut ttl = limits::DNS_TTL;
-        let mut authenticated = true;
-        for _ in 0..=limits::DNS_ALIASES {
-            let answer = self.ask_in_turn(&question, deadline)?;
-            ttl = ttl.min(answer.ttl);
-            authenticated &= answer.authenticated;
-            let known = match answer.told {
-                Told::Alias(name) => {
-                    question.name = name;
-                    continue;
-                }
-                Told::Records(records) => Ok(Arc::new(Found { records, authenticated })),
-                Told::NoSuchName => Err(NoAnswer::NoSuchName),
-                Told::NoRecords => Err(NoAnswer::NoRecords),
-            };
-            return Ok((known, ttl));
+        Source {
+            fixed: fixed.is_some(),
+            version,
+            looked_at: Instant::now(),
+            upstream: Arc::new(Upstream::new(settings)),
         }
-        Err("its aliases lead to one another".to_owned())
-    }
-
-    /// The first answer of any server.
-    fn ask_in_turn(&self, question: &Question, deadline: Instant) -> Result<Answer, String> {
-        let mut faults = Vec::new();
-        for _ in 0..self.settings.rounds {
-            let mut of_round = Vec::new();
-            for server in &self.settings.servers {
-                let now = Instant::now();
-                if now >= deadline {
-                    break;
-                }
-                match transport::ask(*server, question, deadline.min(now + self.settings.wait)) {
-                    Ok(answer) => {
-                        let authenticated = answer.authenticated && self.settings.trusts(*server);
-                        return Ok(Answer { authenticated, ..answer });
-                    }
-                    Err(error) => of_round.push(format!("{server}: {error}")),
-                }
-            }
-            // A round that the deadline cut short tells less than the one before.
-            if of_round.len() >= faults.len() {
-                faults = of_round;
-            }
-        }
-        if faults.is_empty() { Err("its aliases took too long".to_owned()) } else { Err(faults.join("; ")) }
     }
 }
 
@@ -236,14 +159,142 @@ fn reverse_name(address: IpAddr) -> String {
     }
 }
 
-impl fmt::Display for NoAnswer {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            NoAnswer::NoSuchName => out.write_str("there is no such name in the DNS"),
-            NoAnswer::NoRecords => out.write_str("the DNS has no such records for the name"),
-            NoAnswer::Fault(words) => write!(out, "the DNS gave no answer: {words}"),
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::dns::fake::{Fake, address, asked, record, refused, reply, wire};
+    use domain::base::iana::Rcode;
+
+    fn domain(name: &str) -> Domain {
+        name.parse().unwrap()
+    }
+
+    fn addresses(texts: &[&str]) -> Vec<IpAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn kind(query: &[u8]) -> Rtype {
+        domain::base::Message::from_octets(query).unwrap().sole_question().unwrap().qtype()
+    }
+
+    #[test]
+    fn threads_share_one() {
+        fn shared<T: Send + Sync>(_: T) {}
+        shared(Resolver::new(None));
+    }
+
+    #[test]
+    fn each_type_is_asked_for_and_returned() {
+        let server = Fake::start(|query, _| {
+            let (name, kind) = (asked(query), kind(query));
+            let rdata = match kind {
+                Rtype::MX => b"\x00\x0a\x02mx\x07example\x00".to_vec(),
+                Rtype::TXT => b"\x01a\x01b".to_vec(),
+                Rtype::PTR => wire("client.example"),
+                Rtype::TLSA => b"\x03\x01\x01hash".to_vec(),
+                _ => return vec![refused(query, Rcode::NXDOMAIN)],
+            };
+            vec![reply(query, &[record(&name, kind, 60, &rdata)])]
+        });
+        let resolver = Resolver::new(Some(server.address()));
+        let name = domain("a.example");
+        assert_eq!(resolver.mx(&name), Ok(vec![Mx { preference: 10, host: Some(domain("mx.example")) }]));
+        assert_eq!(resolver.texts(&name), Ok(vec![b"ab".to_vec()]));
+        assert_eq!(resolver.names_of("192.0.2.1".parse().unwrap()), Ok(vec![domain("client.example")]));
+        let tlsa = Tlsa { usage: 3, selector: 1, matching: 1, association: b"hash".to_vec() };
+        assert_eq!(resolver.tlsa(&name), Ok((vec![tlsa], false)));
+        assert_eq!(resolver.addresses(&name), Err(NoAnswer::NoSuchName));
+    }
+
+    #[test]
+    fn a_domain_that_takes_no_mail_says_so() {
+        let server = Fake::start(|query, _| vec![reply(query, &[record("a.example", Rtype::MX, 60, &[0, 0, 0])])]);
+        let resolver = Resolver::new(Some(server.address()));
+        assert_eq!(resolver.mx(&domain("a.example")), Ok(vec![Mx { preference: 0, host: None }]));
+    }
+
+    #[test]
+    fn a_fault_of_one_family_hides_no_address_of_the_other() {
+        let server = Fake::start(|query, _| match kind(query) {
+            Rtype::A => vec![reply(query, &[address("a.example", 60, [192, 0, 2, 1])])],
+            _ => vec![refused(query, Rcode::SERVFAIL)],
+        });
+        let resolver = Resolver::new(Some(server.address()));
+        assert_eq!(resolver.addresses(&domain("a.example")), Ok(addresses(&["192.0.2.1"])));
+    }
+
+    #[test]
+    fn there_are_no_addresses_only_where_both_families_say_so() {
+        let fault = NoAnswer::Fault("no luck".to_owned());
+        let [six, four] = [addresses(&["2001:db8::1"]), addresses(&["192.0.2.1"])];
+        let (no_name, none) = (NoAnswer::NoSuchName, NoAnswer::NoRecords);
+        for (of_six, of_four, expected) in [
+            (Ok(six.clone()), Ok(four.clone()), Ok(addresses(&["2001:db8::1", "192.0.2.1"]))),
+            (Ok(six.clone()), Err(fault.clone()), Ok(six)),
+            (Err(no_name.clone()), Ok(four.clone()), Ok(four)),
+            (Err(none.clone()), Err(fault.clone()), Err(fault.clone())),
+            (Err(fault.clone()), Err(no_name.clone()), Err(fault)),
+            (Err(no_name.clone()), Err(no_name.clone()), Err(no_name.clone())),
+            (Err(none.clone()), Err(no_name), Err(none)),
+        ] {
+            assert_eq!(either_family(of_six, of_four), expected);
         }
     }
-}
 
-impl Error for NoAnswer {}
+    #[test]
+    fn addresses_are_reversed_by_octets_and_by_nibbles() {
+        let name = |address: &str| reverse_name(address.parse().unwrap());
+        assert_eq!(name("192.0.2.1"), "1.2.0.192.in-addr.arpa");
+        assert_eq!(name("::ffff:192.0.2.1"), "1.2.0.192.in-addr.arpa");
+        let six = format!("1.{}8.b.d.0.1.0.0.2.ip6.arpa", "0.".repeat(23));
+        assert_eq!(name("2001:db8::1"), six);
+        assert!(six.parse::<Domain>().is_ok());
+    }
+
+    #[test]
+    fn a_name_too_long_to_be_in_the_dns_is_not_there() {
+        let long = format!("{0}.{0}.{0}.{1}", "a".repeat(63), "b".repeat(63));
+        let nobody = Resolver::new(Some("127.0.0.1:1".parse().unwrap()));
+        assert_eq!(nobody.mx(&domain(&long)), Err(NoAnswer::NoSuchName));
+    }
+
+    #[test]
+    fn other_servers_begin_with_nothing_known() {
+        let [first, second] = [1, 2].map(|last| {
+            Fake::start(move |query, _| vec![reply(query, &[record("a.example", Rtype::TXT, 60, &[1, b'0' + last])])])
+        });
+        let resolver = Resolver::new(Some(first.address()));
+        assert_eq!(resolver.texts(&domain("a.example")), Ok(vec![b"1".to_vec()]));
+        resolver.set_fixed(Some(second.address()));
+        assert_eq!(resolver.texts(&domain("a.example")), Ok(vec![b"2".to_vec()]));
+    }
+
+    #[test]
+    fn a_changed_file_is_read_again_but_not_looked_at_all_the_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("resolv.conf");
+        fs::write(&file, "nameserver 192.0.2.1\n").unwrap();
+        let resolver = Resolver::with_file(None, &file);
+        let server = || resolver.upstream().settings().servers[0].ip().to_string();
+        assert_eq!(server(), "192.0.2.1");
+        fs::write(&file, "nameserver 192.0.2.22\n").unwrap();
+        assert_eq!(server(), "192.0.2.1", "it was looked at just now");
+        let later = |resolver: &Resolver| {
+            let mut source = resolver.source.lock().unwrap();
+            source.looked_at = source.looked_at.checked_sub(limits::DNS_SETTINGS_LOOK).unwrap();
+        };
+        later(&resolver);
+        assert_eq!(server(), "192.0.2.22");
+        let before = resolver.upstream();
+        later(&resolver);
+        assert!(Arc::ptr_eq(&before, &resolver.upstream()), "an unchanged file leaves what is known");
+        resolver.set_fixed(Some("192.0.2.3:53".parse().unwrap()));
+        fs::write(&file, "nameserver 192.0.2.4\n").unwrap();
+        later(&resolver);
+        assert_eq!(server(), "192.0.2.3");
+        resolver.set_fixed(None);
+        assert_eq!(server(), "192.0.2.4");
+    }
+}

@@ -26,7 +26,7 @@ pub(super) struct Settings {
     /// How long one is waited for.
     pub wait: Duration,
     /// Whether every server is believed that it checked signatures; else only those on this host.
-    trust_ad: bool,
+    pub trust_ad: bool,
 }
 
 /// What tells one version of a file from another: time, inode, octets. `None`: it is not there.

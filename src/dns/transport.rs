@@ -105,8 +105,9 @@ mod tests {
     use domain::base::iana::{Rcode, Rtype};
 
     use super::*;
-    use crate::dns::answer::{Record, Told};
+    use crate::dns::answer::Told;
     use crate::dns::fake::{Fake, Way, address, cut, refused, reply, truncated};
+    use crate::dns::record::Record;
 
     const LONG: Duration = Duration::from_secs(20);
     const CUT: &str = "its answer is cut or wrong: unexpected end of input";
