@@ -231,3 +231,42 @@ pub const BCRYPT_COST: u32 = 17;
 
 /// The most rounds of a SHA-crypt hash that is checked: some ten seconds as well.
 pub const SHA_CRYPT_ROUNDS: u32 = 10_000_000;
+
+/// Octets of a DNS answer by UDP that we ask for (RFC 6891 §6.2.3): on no path are more cut into fragments.
+pub const DNS_DATAGRAM: u16 = 1232;
+
+/// Octets of a DNS answer by UDP that are read: old servers send as many whatever was asked.
+pub const DNS_DATAGRAM_READ: usize = 4096;
+
+/// How long one DNS server may take for one answer at most, as in resolv.conf(5).
+pub const DNS_TRY: Duration = Duration::from_secs(5);
+
+/// How often all DNS servers are asked at most, as resolv.conf(5) has it by default.
+pub const DNS_ROUNDS: u32 = 2;
+
+/// How many DNS servers are asked: the system's own resolver looks at no more.
+pub const DNS_SERVERS: usize = 3;
+
+/// How long a DNS question may take, all servers and aliases together: a delivery thread waits for it.
+pub const DNS_QUESTION: Duration = Duration::from_secs(20);
+
+/// Aliases (CNAME) that are followed for one DNS question: honest chains have three or four.
+pub const DNS_ALIASES: usize = 8;
+
+/// DNS answers that are kept.
+pub const DNS_CACHE: usize = 4096;
+
+/// Octets of a DNS answer that is kept; larger ones are asked for again. With [`DNS_CACHE`], 16 MiB at most.
+pub const DNS_CACHED_ANSWER: usize = 4096;
+
+/// How long a DNS answer is kept at most, whatever its TTL (RFC 8767 §4 advises a bound; few answers ask for more).
+pub const DNS_TTL: Duration = Duration::from_secs(24 * 3600);
+
+/// How long it is kept at most that a name or a record is not there: people mend such things while they watch.
+pub const DNS_NEGATIVE_TTL: Duration = Duration::from_secs(15 * 60);
+
+/// How often it is looked whether /etc/resolv.conf changed.
+pub const DNS_SETTINGS_LOOK: Duration = Duration::from_secs(5);
+
+/// Octets of /etc/resolv.conf that are read.
+pub const DNS_SETTINGS_FILE: u64 = 64 * 1024;

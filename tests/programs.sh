@@ -2,7 +2,7 @@
 # Installs the programs that tests speak with, where this account may; tests that lack one skip themselves and say so.
 set -u
 wanted="swaks:swaks msmtp:msmtp mpop:mpop fetchmail:fetchmail dovecot:dovecot-imapd doveadm:dovecot-core curl:curl \
-python3:python3 strace:strace postfix:postfix mandoc:mandoc"
+python3:python3 strace:strace postfix:postfix mandoc:mandoc nsd:nsd"
 packages=
 for pair in $wanted; do
     program=${pair%%:*}
@@ -20,6 +20,8 @@ if [ "$(id -u)" != 0 ]; then
         exit 0
     fi
 fi
+# The tests start a DNS server of their own; its package would start one on port 53 of this host.
+case "$packages " in *" nsd "*) $run systemctl mask nsd >/dev/null 2>&1 ;; esac
 log=$(mktemp)
 export DEBIAN_FRONTEND=noninteractive
 echo "installing for the tests:$packages"
@@ -28,5 +30,6 @@ if ! { $run apt-get update && $run apt-get install -y --no-install-recommends $p
     tail -n 5 "$log"
     echo "could not install all of:$packages"
 fi
+case "$packages " in *" nsd "*) $run service nsd stop >/dev/null 2>&1 ;; esac
 rm -f "$log"
 exit 0
