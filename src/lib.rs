@@ -9,7 +9,7 @@
 //! | --- | --- |
 //! | process | [`daemon`], [`cli`] |
 //! | work | [`smtpd`], [`pop3`], [`delivery`]: one thread body each; they never name one another |
-//! | engines | [`spool`], [`maildir`] |
+//! | engines | [`spool`], [`maildir`], [`relay`] |
 //! | world | [`config`], [`users`], [`aliases`], [`route`], [`dns`], [`maillog`] |
 //! | vocabulary | [`mail`]: pure values, no I/O, no clock, no log |
 //! | support | [`io`], [`limits`]: know no mail |
@@ -26,6 +26,7 @@ pub mod mail;
 pub mod maildir;
 pub mod maillog;
 pub mod pop3;
+pub mod relay;
 pub mod route;
 pub mod smtpd;
 pub mod spool;

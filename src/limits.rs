@@ -270,3 +270,50 @@ pub const DNS_SETTINGS_LOOK: Duration = Duration::from_secs(5);
 
 /// Octets of /etc/resolv.conf that are read.
 pub const DNS_SETTINGS_FILE: u64 = 64 * 1024;
+
+/// How long a connection to a next hop may take to come about: a third try of a lost SYN comes after seven seconds.
+pub const RELAY_CONNECT: Duration = Duration::from_secs(30);
+
+/// How long a next hop's greeting and its replies to EHLO, MAIL and RCPT are waited for (RFC 5321 §4.5.3.2.1 to .3).
+pub const RELAY_REPLY: Duration = Duration::from_secs(300);
+
+/// How long its reply to DATA is waited for (RFC 5321 §4.5.3.2.4).
+pub const RELAY_DATA_REPLY: Duration = Duration::from_secs(120);
+
+/// How long a next hop may take for a block of the message, of [`RELAY_BLOCK`] octets (RFC 5321 §4.5.3.2.5).
+pub const RELAY_BLOCK_TIMEOUT: Duration = Duration::from_secs(180);
+
+/// How long its reply to the end of the message is waited for: giving up sooner doubles mail (RFC 5321 §4.5.3.2.6).
+pub const RELAY_END_REPLY: Duration = Duration::from_secs(600);
+
+/// How long its reply to QUIT is waited for, which changes nothing.
+pub const RELAY_QUIT_REPLY: Duration = Duration::from_secs(5);
+
+/// After as long a wait for a next hop its deadline is looked at: the sockets keep one timeout for all stages.
+pub const RELAY_WAIT: Duration = Duration::from_secs(30);
+
+/// Octets of a message that are read, and written to a next hop, at once.
+pub const RELAY_BLOCK: usize = 32 * 1024;
+
+/// Recipients in one transaction with a next hop: what any must take (RFC 5321 §4.5.3.1.8).
+pub const RELAY_RECIPIENTS: usize = 100;
+
+/// Transactions one message takes in one session: [`TARGETS`] by [`RELAY_RECIPIENTS`], and as many for hops that take
+/// fewer at once.
+pub const RELAY_TRANSACTIONS: u32 = 200;
+
+/// Octets of commands that may be unanswered: a hundred recipients, and less than any system's buffers hold, so that
+/// neither side waits in a write for the other (RFC 2920 §3.1).
+pub const RELAY_PIPELINE: usize = 16 * 1024;
+
+/// Octets in a line of a next hop's reply. RFC 5321 §4.5.3.1.5 allows 512, and some write more.
+pub const REPLY_LINE: usize = 2048;
+
+/// Octets of such a line that are kept.
+pub const REPLY_LINE_KEPT: usize = 512;
+
+/// Lines in a next hop's reply: the longest reply to EHLO has about twenty.
+pub const REPLY_LINES: usize = 100;
+
+/// Octets of another host's words that go into log, state and report.
+pub const REPLY_TEXT: usize = 1000;

@@ -10,7 +10,7 @@ const LAYERS: [&[&str]; 6] = [
     &["io", "limits"],
     &["mail"],
     &["config", "users", "aliases", "route", "dns", "maillog"],
-    &["spool", "maildir"],
+    &["spool", "maildir", "relay"],
     &["smtpd", "pop3", "delivery"],
     &["daemon", "cli", "main", "lib"],
 ];

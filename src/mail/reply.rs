@@ -6,6 +6,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use crate::limits;
+
 /// An enhanced status code (RFC 3463).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Enhanced(pub u8, pub u16, pub u16);
@@ -28,6 +30,29 @@ impl Reply {
     /// A reply of one line. `text` is made printable.
     pub fn new(code: u16, enhanced: Option<Enhanced>, text: impl Into<Cow<'static, str>>) -> Reply {
         Reply { code, enhanced, lines: vec![printable(text.into())] }
+    }
+
+    /// A reply of another host: its code, and the text of each of its lines, of any octets. They become one line of at
+    /// most [`limits::REPLY_TEXT`] octets, made printable. An enhanced code is one where it stands first and its class
+    /// is that of the code.
+    pub fn foreign<'a>(code: u16, lines: impl IntoIterator<Item = &'a [u8]>) -> Reply {
+        let mut enhanced = None;
+        let mut text = String::new();
+        for octets in lines {
+            let line = legible(octets);
+            let (found, line) = split_enhanced(&line, code);
+            // The code stands in every line (RFC 2034 §4); the first is the one that counts.
+            enhanced = enhanced.or(found);
+            if !line.is_empty() {
+                text.push_str(if text.is_empty() { "" } else { " " });
+                text.push_str(line);
+            }
+            if text.len() > limits::REPLY_TEXT {
+                break;
+            }
+        }
+        text.truncate(text.floor_char_boundary(limits::REPLY_TEXT));
+        Reply::new(code, enhanced, text)
     }
 
     /// The same reply with one more line.
@@ -74,7 +99,7 @@ impl fmt::Display for Reply {
         if let Some(enhanced) = self.enhanced {
             write!(out, " {enhanced}")?;
         }
-        self.lines.iter().try_for_each(|text| write!(out, " {text}"))
+        self.lines.iter().filter(|text| !text.is_empty()).try_for_each(|text| write!(out, " {text}"))
     }
 }
 
@@ -83,6 +108,34 @@ fn printable(text: Cow<'static, str>) -> Cow<'static, str> {
         text.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect::<String>().into()
     } else {
         text
+    }
+}
+
+/// Foreign octets as one line a person can read: no control character, and none that turns the direction of others.
+fn legible(octets: &[u8]) -> String {
+    let shown = |letter: char| match letter {
+        '\t' => ' ',
+        char::REPLACEMENT_CHARACTER | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '?',
+        letter if letter.is_control() => '?',
+        letter => letter,
+    };
+    String::from_utf8_lossy(octets).chars().map(shown).collect()
+}
+
+/// The enhanced code at the front of a line, and what follows it.
+fn split_enhanced(line: &str, code: u16) -> (Option<Enhanced>, &str) {
+    let line = line.trim();
+    let (first, rest) = line.split_once(' ').unwrap_or((line, ""));
+    let mut numbers = first.split('.').map(|digits| match digits.len() {
+        1..=3 if digits.bytes().all(|octet| octet.is_ascii_digit()) => digits.parse::<u16>().ok(),
+        _ => None,
+    });
+    let mut number = || numbers.next().flatten();
+    match (number(), number(), number(), numbers.next()) {
+        (Some(class @ 2..=5), Some(subject), Some(detail), None) if class == code / 100 => {
+            (Some(Enhanced(class as u8, subject, detail)), rest.trim_start())
+        }
+        _ => (None, line),
     }
 }
 
@@ -246,6 +299,25 @@ mod tests {
         let mut texts: Vec<String> = FIXED.iter().map(|fixed| fixed().to_string()).collect();
         texts.sort();
         assert!(texts.windows(2).all(|pair| pair[0] != pair[1]));
+    }
+
+    #[test]
+    fn a_foreign_reply_is_one_printable_line() {
+        let of = |code, lines: &[&str]| Reply::foreign(code, lines.iter().map(|line| line.as_bytes())).to_string();
+        assert_eq!(of(550, &["5.1.1 no such", "5.1.1 user"]), "550 5.1.1 no such user");
+        assert_eq!(of(550, &["4.1.1 classes differ"]), "550 4.1.1 classes differ");
+        assert_eq!(of(451, &["4.7.1"]), "451 4.7.1");
+        assert_eq!(of(451, &["4.7 later", "", "4.7.1111 x"]), "451 4.7 later 4.7.1111 x");
+        assert_eq!(of(451, &["a\tb\u{1b}[2Jc\u{202e}d\u{85}"]), "451 a b?[2Jc?d?");
+        let reply = Reply::foreign(250, [&b"5.0.0 \xff\xc3"[..]]);
+        assert_eq!((reply.to_string().as_str(), reply.enhanced()), ("250 5.0.0 ??", None));
+    }
+
+    #[test]
+    fn a_foreign_reply_is_bounded() {
+        let line = "ü".repeat(300);
+        let reply = Reply::foreign(550, std::iter::repeat_n(line.as_bytes(), 50));
+        assert!(reply.to_string().len() <= limits::REPLY_TEXT + 4);
     }
 
     #[test]

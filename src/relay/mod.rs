@@ -1,0 +1,75 @@
+//! How Postrider speaks SMTP to a next hop: one straight-line client that waits for what it sends (RFC 5321).
+//!
+//! | file | room |
+//! | --- | --- |
+//! | `stage` | where in the dialogue: how long to wait, and the words for what went wrong there |
+//! | `reply` | octets become a reply, within bounds: pure |
+//! | `offers` | what EHLO said: pure |
+//! | `wire` | one connection: bounded reads and writes |
+//! | `session` | from the connection to QUIT |
+//! | `transaction` | from MAIL to the end of the message, once or more for one message |
+//! | `envelope` | the commands before the message, and what their replies decide |
+//! | `message` | the octets of the message, and nothing after them unless all of them were sent |
+//!
+//! It knows a socket address, and nothing of queues and of how hosts are found. What a fault means, by the stage it
+//! comes at; *refused* is [`Session::open`]'s [`Refusal`], `None` a recipient that another host may still get in the same
+//! attempt, with [`Sent::broke`]:
+//!
+//! | stage | 4yz | 5yz | 421 | closed, silent | no reply, or one at the wrong time |
+//! | --- | --- | --- | --- | --- | --- |
+//! | connection | | | | refused: deferred 4.4.1 | |
+//! | greeting | refused: deferred | refused: failed | as 4yz | refused: deferred 4.4.2 | refused: deferred 4.5.0 |
+//! | EHLO | refused: deferred | HELO instead | as 4yz | as above | as above |
+//! | HELO | refused: deferred | refused: failed | as 4yz | as above | as above |
+//! | MAIL | all deferred | all failed | `None` | `None`, 4.4.2 | `None`, 4.5.0 |
+//! | RCPT | this one deferred | this one failed | `None` for all that are undecided | the same | the same |
+//! | DATA | accepted ones deferred | accepted ones failed | `None` | `None`, 4.4.2 | `None`, 4.5.0 |
+//! | message, before its last octet is sent | | | `None` | `None`, 4.4.2 | `None`, 4.5.0 |
+//! | final reply | accepted ones deferred | accepted ones failed | deferred | deferred 4.4.2 | deferred 4.5.0 |
+//!
+//! After the last octet of a message was sent nothing is `None`: the hop may have it, and must not be doubled by another.
+//! A 452 or 552 to RCPT where others were accepted means that these are enough for one transaction (RFC 5321
+//! §4.5.3.1.10), and the rest goes in the next one; a 552 there is never for good. A hop that answers before the end of
+//! the message with 4yz or 5yz and closes is quoted. A message that can't be read on this side is never ended: its
+//! recipients are deferred 4.3.0, and the session is over. What a hop does not offer is not used: BODY, RET, ENVID, NOTIFY and
+//! ORCPT are left out, a message larger than its SIZE fails 5.3.4 and one that needs SMTPUTF8 5.6.7, unsent.
+
+mod envelope;
+mod message;
+mod offers;
+mod reply;
+mod session;
+mod stage;
+mod transaction;
+mod wire;
+
+use std::net::SocketAddr;
+
+use crate::mail::outcome::Outcome;
+
+pub use offers::Offers;
+pub use session::Session;
+pub use stage::{Patience, Stage};
+pub use transaction::{Content, Sent, Transaction};
+
+/// The host to speak to.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer<'a> {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Its name, for words and the log.
+    pub name: &'a str,
+    /// The name we give in EHLO: our hostname.
+    pub hello: &'a str,
+    /// How long to wait for it.
+    pub patience: Patience,
+}
+
+/// Why a session did not come about, or went on no longer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Where it happened.
+    pub stage: Stage,
+    /// What it means for every recipient that no other host does better with: deferred or failed.
+    pub outcome: Outcome,
+}

@@ -1,0 +1,325 @@
+//! One connection to a next hop: octets out, replies in, each within its stage's time.
+//!
+//! The time is that of a whole reply or a whole block, however many reads and writes it takes, so that a hop that trickles
+//! is no better off than a silent one. A hop that has spoken before it was asked is out of step: its words could answer
+//! the wrong command, and the session is over. Every error is a [`Refusal`] in plain words. TLS will take a `Wire` by
+//! value and give a new one back, so that nothing that was read in clear outlives it.
+
+use std::io::{self, Read, Write};
+use std::mem::MaybeUninit;
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use nix::libc;
+use socket2::SockRef;
+
+use super::reply::{Answer, Collector};
+use super::stage::{Patience, Stage};
+use super::{Peer, Refusal};
+use crate::limits;
+use crate::mail::outcome::{Cause, Outcome};
+use crate::mail::reply::Enhanced;
+
+/// Octets read at once: a hundred short replies.
+const INPUT: usize = 4096;
+
+/// An open connection.
+#[derive(Debug)]
+pub struct Wire {
+    stream: TcpStream,
+    host: String,
+    patience: Patience,
+    /// The longest single wait of the socket; the deadline is looked at after each.
+    wait: Duration,
+    read_timeout: Duration,
+    write_timeout: Duration,
+    input: Box<[u8]>,
+    start: usize,
+    end: usize,
+}
+
+/// A reply to a command: what was hoped for, or what it means for the recipients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// As it should be.
+    Yes(Cause),
+    /// 4yz or 5yz.
+    No(Outcome),
+}
+
+impl Wire {
+    /// Connects.
+    pub fn connect(peer: &Peer<'_>) -> Result<Wire, Refusal> {
+        let host = format!("{} [{}]", peer.name, peer.address.ip().to_canonical());
+        let patience = peer.patience;
+        let wait = limits::RELAY_WAIT.min(patience.reply);
+        open(peer.address, patience.connect, wait)
+            .map(|stream| Wire {
+                stream,
+                host: host.clone(),
+                patience,
+                wait,
+                read_timeout: wait,
+                write_timeout: wait,
+                input: vec![0; INPUT].into_boxed_slice(),
+                start: 0,
+                end: 0,
+            })
+            .map_err(|error| no_connection(host, &error, patience.connect))
+    }
+
+    /// Sends a command, or several, or a block of a message. All of it, or what was sent has no end.
+    pub fn send(&mut self, stage: Stage, octets: &[u8]) -> Result<(), Refusal> {
+        if self.has_pending() {
+            return Err(self.out_of_step(stage, "spoke before it was asked"));
+        }
+        let by = self.deadline(stage);
+        self.write_all(octets, by).map_err(|error| self.broken(stage, &error))
+    }
+
+    /// Waits for the next reply.
+    pub fn reply(&mut self, stage: Stage) -> Result<Answer, Refusal> {
+        let by = self.deadline(stage);
+        let mut collector = Collector::default();
+        loop {
+            if !self.has_pending() {
+                self.fill(by).map_err(|error| self.broken(stage, &error))?;
+            }
+            let (used, answer) = collector
+                .feed(&self.input[self.start..self.end])
+                .map_err(|rubbish| self.out_of_step(stage, &format!("gave a reply that {}", rubbish.0)))?;
+            self.start += used;
+            if let Some(answer) = answer {
+                return Ok(answer);
+            }
+        }
+    }
+
+    /// Sends one command and waits for its reply.
+    pub fn ask(&mut self, stage: Stage, line: &str) -> Result<Answer, Refusal> {
+        self.send(stage, line.as_bytes())?;
+        self.reply(stage)
+    }
+
+    /// What `answer` says where `hoped` is the code that is due, or its class. 421 ends the session (RFC 5321 §3.8), and
+    /// so does a code that is none of these here.
+    pub fn judge(&self, stage: Stage, answer: &Answer, hoped: u16) -> Result<Said, Refusal> {
+        let cause = Cause { reply: answer.reply(), host: Some(self.host.clone()) };
+        match (answer.code(), answer.class()) {
+            (421, _) => Err(Refusal { stage, outcome: Outcome::Deferred(cause) }),
+            (code, class) if code == hoped || class == hoped => Ok(Said::Yes(cause)),
+            (_, 4) => Ok(Said::No(Outcome::Deferred(cause))),
+            (_, 5) => Ok(Said::No(Outcome::Failed(cause))),
+            (code, _) => Err(self.out_of_step(stage, &format!("gave the reply {code}, which means nothing here"))),
+        }
+    }
+
+    /// After a write that failed: the reply that the hop left us before it closed, if it says no.
+    pub fn last_words(&mut self, stage: Stage) -> Option<Refusal> {
+        if !self.has_pending() && self.peek().ok()? == 0 {
+            return None;
+        }
+        let answer = self.reply(stage).ok()?;
+        match self.judge(stage, &answer, 2) {
+            Err(refusal) if answer.class() == 4 => Some(refusal),
+            Ok(Said::No(outcome)) => Some(Refusal { stage, outcome }),
+            _ => None,
+        }
+    }
+
+    /// Something of our own to say about this host.
+    pub fn cause(&self, enhanced: Enhanced, text: impl Into<String>) -> Cause {
+        Cause { host: Some(self.host.clone()), ..Cause::local(enhanced, text) }
+    }
+
+    /// A hop that does not keep to the protocol.
+    pub fn out_of_step(&self, stage: Stage, what: &str) -> Refusal {
+        let text = format!("the host broke the protocol while {}: it {what}", stage.words());
+        Refusal { stage, outcome: Outcome::Deferred(self.cause(Enhanced(4, 5, 0), text)) }
+    }
+
+    /// Whether the hop has said something that was not read yet.
+    pub fn has_pending(&self) -> bool {
+        self.start < self.end
+    }
+
+    /// Whether the connection is open and the hop silent, as it should be between two transactions.
+    pub fn is_quiet(&self) -> bool {
+        !self.has_pending() && self.peek().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// How many octets wait in the socket, up to one, without waiting for them; none at the end.
+    fn peek(&self) -> io::Result<usize> {
+        let mut octet = [MaybeUninit::uninit()];
+        SockRef::from(&self.stream).recv_with_flags(&mut octet, libc::MSG_PEEK | libc::MSG_DONTWAIT)
+    }
+
+    fn broken(&self, stage: Stage, error: &io::Error) -> Refusal {
+        let during = stage.words();
+        let text = match error.kind() {
+            io::ErrorKind::TimedOut => {
+                format!("the host took longer than {:?} while {during}", stage.timeout(&self.patience))
+            }
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
+                format!("the host closed the connection while {during}")
+            }
+            _ => format!("the connection broke while {during}: {error}"),
+        };
+        Refusal { stage, outcome: Outcome::Deferred(self.cause(Enhanced(4, 4, 2), text)) }
+    }
+
+    fn deadline(&self, stage: Stage) -> Instant {
+        Instant::now() + stage.timeout(&self.patience)
+    }
+
+    /// Reads what there is into the empty buffer. The end of the input is an error too.
+    fn fill(&mut self, by: Instant) -> io::Result<()> {
+        loop {
+            let wait = self.next_wait(by)?;
+            if self.read_timeout != wait {
+                self.stream.set_read_timeout(Some(wait))?;
+                self.read_timeout = wait;
+            }
+            match self.stream.read(&mut self.input) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => {
+                    (self.start, self.end) = (0, count);
+                    return Ok(());
+                }
+                Err(error) if goes_on(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn write_all(&mut self, mut octets: &[u8], by: Instant) -> io::Result<()> {
+        while !octets.is_empty() {
+            let wait = self.next_wait(by)?;
+            if self.write_timeout != wait {
+                self.stream.set_write_timeout(Some(wait))?;
+                self.write_timeout = wait;
+            }
+            match self.stream.write(octets) {
+                Ok(count) => octets = &octets[count..],
+                Err(error) if goes_on(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// How long the socket may wait next. Far from the deadline it is always the same, which saves a syscall a wait.
+    fn next_wait(&self, by: Instant) -> io::Result<Duration> {
+        let left = by.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        // The deadline is met to a second.
+        Ok(if left + Duration::from_secs(1) < self.wait { left } else { self.wait })
+    }
+}
+
+/// Interrupted, or a timeout of the socket: the deadline decides.
+fn goes_on(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
+}
+
+fn open(address: SocketAddr, patience: Duration, wait: Duration) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&address, patience)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(wait))?;
+    stream.set_write_timeout(Some(wait))?;
+    Ok(stream)
+}
+
+fn no_connection(host: String, error: &io::Error, patience: Duration) -> Refusal {
+    // What this host lacks says nothing about the other one.
+    let ours = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM));
+    let cause = if ours {
+        Cause::local(Enhanced(4, 3, 0), format!("no connection could be made: {error}"))
+    } else {
+        let text = match error.kind() {
+            io::ErrorKind::TimedOut => format!("the host did not answer within {patience:?} when we connected to it"),
+            io::ErrorKind::ConnectionRefused => "the host refused the connection: nothing listens there".to_owned(),
+            _ => format!("no connection to the host: {error}"),
+        };
+        Cause { host: Some(host), ..Cause::local(Enhanced(4, 4, 1), text) }
+    };
+    Refusal { stage: Stage::Connect, outcome: Outcome::Deferred(cause) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    fn pair(reply: Duration) -> (Wire, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let patience = Patience { connect: Duration::from_secs(10), reply };
+        let address = listener.local_addr().unwrap();
+        let peer = Peer { address, name: "mx.example", hello: "mail.example.org", patience };
+        let wire = Wire::connect(&peer).unwrap();
+        (wire, listener.accept().unwrap().0)
+    }
+
+    fn text(refusal: Refusal) -> String {
+        let Outcome::Deferred(cause) = refusal.outcome else { panic!("{refusal:?}") };
+        assert_eq!(cause.host.as_deref(), Some("mx.example [127.0.0.1]"));
+        cause.to_string()
+    }
+
+    #[test]
+    fn trickled_octets_do_not_extend_the_wait() {
+        let (mut wire, mut hop) = pair(Duration::from_millis(200));
+        let trickle = std::thread::spawn(move || {
+            while hop.write_all(b"250-x\r\n").is_ok() {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        let before = Instant::now();
+        let refusal = wire.reply(Stage::Mail).unwrap_err();
+        assert!(before.elapsed() < Duration::from_secs(2));
+        assert_eq!(text(refusal), "451 4.4.2 the host took longer than 200ms while we waited for its reply to MAIL");
+        drop(wire);
+        trickle.join().unwrap();
+    }
+
+    #[test]
+    fn a_hop_that_does_not_read_is_waited_for_no_longer() {
+        let (mut wire, _hop) = pair(Duration::from_millis(100));
+        let block = vec![b'x'; limits::RELAY_BLOCK];
+        let before = Instant::now();
+        let refusal = (0..10_000).find_map(|_| wire.send(Stage::Message, &block).err()).unwrap();
+        assert!(before.elapsed() < Duration::from_secs(10));
+        assert_eq!(text(refusal), "451 4.4.2 the host took longer than 100ms while we sent the message");
+    }
+
+    #[test]
+    fn words_that_were_not_asked_for_end_the_session() {
+        let (mut wire, mut hop) = pair(Duration::from_secs(10));
+        assert!(wire.is_quiet());
+        hop.write_all(b"220 a\r\n250 b\r\n").unwrap();
+        while wire.is_quiet() {}
+        wire.reply(Stage::Greeting).unwrap();
+        assert!(wire.has_pending() && !wire.is_quiet());
+        let refusal = wire.send(Stage::Hello, b"EHLO x\r\n").unwrap_err();
+        assert!(text(refusal).starts_with("451 4.5.0 the host broke the protocol while we waited for its reply to EHLO"));
+    }
+
+    #[test]
+    fn a_closed_connection_is_not_quiet() {
+        let (wire, hop) = pair(Duration::from_secs(10));
+        drop(hop);
+        while wire.is_quiet() {}
+    }
+
+    #[test]
+    fn what_this_host_lacks_is_not_blamed_on_the_other() {
+        let cause = |errno| match no_connection("mx".into(), &io::Error::from_raw_os_error(errno), Duration::ZERO) {
+            Refusal { outcome: Outcome::Deferred(cause), .. } => (cause.reply.enhanced(), cause.host),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(cause(libc::EMFILE), (Some(Enhanced(4, 3, 0)), None));
+        assert_eq!(cause(libc::ENETUNREACH), (Some(Enhanced(4, 4, 1)), Some("mx".into())));
+    }
+}
