@@ -192,3 +192,19 @@ pub const BCRYPT_COST: u32 = 17;
 
 /// The most rounds of a SHA-crypt hash that is checked: some ten seconds as well.
 pub const SHA_CRYPT_ROUNDS: u32 = 10_000_000;
+
+/// Octets of a message up to which a report of its failure returns it whole, unless RET= says otherwise: the letter a
+/// person wrote, and not the pictures.
+pub const RETURNED: u64 = 256 * 1024;
+
+/// Groups of recipients with the same reply that a report tells a person of, and how many of each it names: all of them
+/// stand in its second part, for programs.
+pub const REPORT_GROUPS: usize = 20;
+/// See [`REPORT_GROUPS`].
+pub const REPORT_NAMES: usize = 20;
+
+/// Octets of a field of the original that a report shows to a person.
+pub const REPORT_QUOTE: usize = 200;
+
+/// Octets in a Message-ID that a report refers to: the longest seen in real mail are half as long.
+pub const MESSAGE_ID: usize = 500;
