@@ -21,7 +21,8 @@ pub fn decoded(value: &[u8]) -> String {
     for word in value.split_ascii_whitespace() {
         let meant = encoded_word(word);
         // Blanks between two encoded words mean nothing (RFC 2047 §6.2).
-        if !text.is_empty() && !(after_encoded && meant.is_some()) {
+        let is_joined = after_encoded && meant.is_some();
+        if !text.is_empty() && !is_joined {
             text.push(' ');
         }
         after_encoded = meant.is_some();

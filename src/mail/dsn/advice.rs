@@ -1,69 +1,42 @@
 //! What a person can do about a failure, chosen by its status (RFC 3463 and the registry that RFC 5248 opened).
 //!
-//! One table, from the most exact to the most general. A status that nobody knows has general advice; nothing fails.
+//! One table, in which a row for one detail stands before that for all of its subject. A status that nobody knows has general advice; nothing fails.
 
 use crate::mail::reply::Enhanced;
 
 /// By subject and detail; `ANY` is every detail of that subject.
 const BY_STATUS: &[(u16, u16, &str)] = &[
+    (1, 0, MAILBOX),
     (1, 1, MAILBOX),
     (1, 2, DOMAIN),
-    (1, 3, "The address is not written as an address must be. Check it letter by letter."),
-    (
-        1,
-        4,
-        "The address may mean more than one mailbox. Ask the recipient for one that is meant for mail from outside.",
-    ),
-    (1, 6, "The recipient has moved and left no new address. Ask for it in another way."),
+    (1, 3, SYNTAX),
+    (1, 4, AMBIGUOUS),
+    (1, 6, MOVED),
     (1, 7, SENDER),
     (1, 8, SENDER),
-    (
-        1,
-        10,
-        "This domain takes no mail at all, and says so. The address is wrong, or meant for something else than mail.",
-    ),
-    (2, 1, "The mailbox exists and takes no mail at present. Ask the recipient for another address."),
-    (
-        2,
-        2,
-        "The recipient's mailbox is full. They must make room in it: tell them in another way, or send the message again in \
-      some days.",
-    ),
+    (1, 10, NO_MAIL),
+    (1, ANY, ADDRESS),
+    (2, 1, DISABLED),
+    (2, 2, FULL),
     (2, 3, SIZE),
-    (2, 4, "The list behind this address could not be read. Tell whoever keeps the list."),
-    (3, 4, SIZE),
+    (2, 4, LIST),
+    (2, ANY, NOT_NOW),
     (3, 3, CONTENT),
+    (3, 4, SIZE),
+    (3, ANY, TROUBLE),
     (4, 6, LOOP),
-    (1, 0, MAILBOX),
-    (
-        1,
-        ANY,
-        "The address is wrong, or is not to be written to. Check the spelling; if it is right, ask the recipient in \
-      another way.",
-    ),
-    (5, 3, "The message had more recipients than the other host takes at once. Send it to fewer at a time."),
-    (
-        6,
-        7,
-        "The other host does not take addresses with letters outside of ASCII (a to z, digits, some signs). Ask the \
-      recipient for an address without them, or write from such a one.",
-    ),
-    (
-        6,
-        9,
-        "The other host does not take letters outside of ASCII in addresses or in the fields at the top of a message.",
-    ),
-    (7, 4, TLS),
-    (7, 5, TLS),
-    (7, 10, TLS),
-    (7, 11, TLS),
-    (7, 30, TLS),
-    (
-        7,
-        8,
-        "The other host wanted a password and did not get the right one. Forward this message to your postmaster: the \
-      configuration of this server is wrong.",
-    ),
+    (4, 7, GAVE_UP),
+    (4, ANY, UNREACHABLE),
+    (5, 3, RECIPIENTS),
+    (5, ANY, PROTOCOL),
+    (6, 7, LETTERS),
+    (6, 9, LETTERS),
+    (6, ANY, CONTENT),
+    (7, 4, PROTECTION),
+    (7, 5, PROTECTION),
+    (7, 8, PASSWORD),
+    (7, 10, PROTECTION),
+    (7, 11, PROTECTION),
     (7, 20, FORGED),
     (7, 21, FORGED),
     (7, 22, FORGED),
@@ -71,81 +44,91 @@ const BY_STATUS: &[(u16, u16, &str)] = &[
     (7, 24, FORGED),
     (7, 25, FORGED),
     (7, 26, FORGED),
-    (
-        7,
-        27,
-        "The domain of your address takes no mail, so the other host takes none from it. Write from an address that can be \
-      answered.",
-    ),
-    (7, 28, "Too much mail came in a short time. Wait some hours, and send again."),
-    (
-        2,
-        ANY,
-        "The recipient's mailbox can't take the message. Tell them in another way, or send it again in some days.",
-    ),
-    (
-        3,
-        ANY,
-        "The other host could not take mail, which is no fault of your message. Send it again in some hours; if that does \
-      not help, ask the recipient whether their mail works.",
-    ),
-    (
-        4,
-        ANY,
-        "The recipient's mail host could not be reached. Check the part of the address after the @; if it is right, send \
-      the message again tomorrow.",
-    ),
-    (
-        5,
-        ANY,
-        "The two hosts did not understand each other, which is no fault of yours. Forward this message to your \
-      postmaster.",
-    ),
-    (6, ANY, CONTENT),
-    (
-        7,
-        ANY,
-        "The other host refused the message by a rule of its own: it may take it for spam or for dangerous, or you may not \
-      write to this address. Its words above may say why, and how to be let through; ask the recipient in another way.",
-    ),
+    (7, 27, NO_ANSWER),
+    (7, 28, TOO_MUCH),
+    (7, 30, PROTECTION),
+    (7, ANY, REFUSED),
 ];
+
+/// For a reply without an enhanced code, or with one that says nothing: what its three digits mean most often.
+const BY_CODE: &[(u16, &str)] =
+    &[(550, MAILBOX_OR_REFUSED), (551, MAILBOX), (552, SIZE_OR_FULL), (553, MAILBOX), (556, DOMAIN)];
 
 const ANY: u16 = u16::MAX;
 
-const MAILBOX: &str = "There is no mailbox of this name. Check the spelling of what stands before the @; if it is right, ask the \
+const MAILBOX: &str = "\
+    There is no mailbox of this name. Check the spelling of what stands before the @; if it is right, ask the \
     recipient in another way for the address they use now.";
-const DOMAIN: &str = "There is no mail for the domain, which is what stands after the @. Check its spelling; if it is right, the \
+const DOMAIN: &str = "\
+    There is no mail for the domain, which is what stands after the @. Check its spelling; if it is right, the \
     recipient's address has most likely changed.";
-const SENDER: &str = "It is your own address that was refused, and not the recipient's. Check in your mail program how it is \
+const SYNTAX: &str = "The address is not written as an address must be. Check it letter by letter.";
+const AMBIGUOUS: &str = "\
+    The address may mean more than one mailbox. Ask the recipient for one that is meant for mail from outside.";
+const MOVED: &str = "The recipient has moved and left no new address. Ask for it in another way.";
+const SENDER: &str = "\
+    It is your own address that was refused, and not the recipient's. Check in your mail program how it is \
     written; if it is right, forward this message to your postmaster.";
-const SIZE: &str = "The message is too large. Send its attachments in several messages, or make them smaller, or put them where the \
-    recipient can fetch them.";
-const LOOP: &str = "Mail for this address goes in a circle: two hosts send it to each other. Only who runs them can mend that; \
-    forward this message to your postmaster.";
-const TLS: &str = "The two hosts could not agree on a protected connection, and the message was not to go without one. Forward this \
+const NO_MAIL: &str = "\
+    This domain takes no mail at all, and says so. The address is wrong, or meant for something else than mail.";
+const ADDRESS: &str = "\
+    The address is wrong, or is not to be written to. Check the spelling; if it is right, ask the recipient in \
+    another way.";
+const DISABLED: &str = "The mailbox exists and takes no mail at present. Ask the recipient for another address.";
+const FULL: &str = "\
+    The recipient's mailbox is full. They must make room in it: tell them in another way, or send the message \
+    again in some days.";
+const SIZE: &str = "\
+    The message is too large. Send its attachments in several messages, or make them smaller, or put them where \
+    the recipient can fetch them.";
+const LIST: &str = "The list behind this address could not be read. Tell whoever keeps the list.";
+const NOT_NOW: &str = "\
+    The recipient's mailbox can't take the message. Tell them in another way, or send it again in some days.";
+const TROUBLE: &str = "\
+    The recipient's mail host could not take mail, which is no fault of your message. Send it again in some \
+    hours; if that does not help, ask the recipient whether their mail works.";
+const LOOP: &str = "\
+    Mail for this address goes in a circle. Only those who run the hosts on its way can mend that: forward this \
     message to your postmaster.";
-const FORGED: &str = "The other host could not make sure that the message comes from where it says. That is for your postmaster to \
-    mend: forward this message to them.";
+const UNREACHABLE: &str = "\
+    The recipient's mail host could not be reached. Check what stands after the @; if it is right, send the \
+    message again tomorrow.";
+const RECIPIENTS: &str = "The message had more recipients than are taken at once. Send it to fewer at a time.";
+const PROTOCOL: &str = "\
+    The two hosts did not understand each other, which is no fault of yours. Forward this message to your \
+    postmaster.";
+const LETTERS: &str = "\
+    The other host does not take letters other than a to z in addresses or at the top of a message. Ask the \
+    recipient for an address without them, and write from such a one.";
 const CONTENT: &str = "The other host can't take a message of this form. Send it as plain text, without attachments.";
-
-/// For a reply without an enhanced code, or with one that says nothing: what its three digits mean most often.
-const BY_CODE: &[(u16, &str)] = &[
-    (
-        550,
-        "Either there is no such mailbox or the other host did not want the message: its words above may say which. Check the \
-      spelling of the address first.",
-    ),
-    (551, MAILBOX),
-    (
-        552,
-        "The message is too large, or the recipient's mailbox is full. Send a short message without attachments to see which.",
-    ),
-    (553, MAILBOX),
-    (556, DOMAIN),
-];
-
-const UNKNOWN: &str =
-    "The words above are all that is known. If they do not help, forward this message to your postmaster.";
+const PROTECTION: &str = "\
+    The two hosts could not agree on a protected connection, and the message was not to go without one. Forward \
+    this message to your postmaster.";
+const PASSWORD: &str = "\
+    The other host wanted a password of this one and did not get the right one. Forward this message to your \
+    postmaster.";
+const FORGED: &str = "\
+    The other host could not make sure that the message comes from where it says. That is for your postmaster to \
+    mend: forward this message to them.";
+const NO_ANSWER: &str = "\
+    Your own address can't receive answers, so the other host takes no mail from it. Write from an address that \
+    can.";
+const TOO_MUCH: &str = "Too much mail came in a short time. Wait some hours, and send again.";
+const REFUSED: &str = "\
+    The other host refused the message by a rule of its own: it may take it for spam or for dangerous, or you \
+    may not write to this address. Its words above may say why, and how to be let through; else ask the \
+    recipient in another way.";
+const MAILBOX_OR_REFUSED: &str = "\
+    Either there is no such mailbox or the other host did not want the message: its words above may say which. \
+    Check the spelling of the address first.";
+const SIZE_OR_FULL: &str = "\
+    The message is too large, or the recipient's mailbox is full. Send a short message without attachments to \
+    see which.";
+const GAVE_UP: &str = "\
+    The trouble did not end for as long as this server tries. Send the message again tomorrow; if that does not \
+    help, ask the recipient whether their mail works.";
+const UNKNOWN: &str = "\
+    That is all that is known of the reason. If it does not help, forward this message to your postmaster.";
 
 /// What to do about a failure with this status, whose reply had this code.
 pub fn advice(status: Enhanced, code: Option<u16>) -> &'static str {
@@ -178,7 +161,8 @@ mod tests {
             (3, 0, 451, "Send it again in some hours"),
             (4, 1, 451, "could not be reached"),
             (4, 6, 554, "circle"),
-            (6, 7, 550, "ASCII"),
+            (4, 7, 450, "did not end"),
+            (6, 7, 550, "a to z"),
             (6, 0, 554, "plain text"),
             (7, 1, 554, "spam"),
             (7, 10, 550, "protected connection"),

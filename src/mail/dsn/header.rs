@@ -8,9 +8,11 @@ use super::safe::{self, field};
 use super::{Action, Report};
 use crate::limits;
 use crate::mail::address::Address;
+use crate::mail::parameter::Body;
 
-/// The header, without the empty line. `kind` is the subtype of the second part.
-pub fn header(report: &Report<'_>, kind: &str) -> String {
+/// The header, without the empty line. `kind` is the subtype of the second part, `body` says what octets there are in
+/// any part.
+pub fn header(report: &Report<'_>, kind: &str, body: Body) -> String {
     let mut text = field("From", &format!("Mail Delivery System <{}>", safe::address(report.from)));
     text.push_str(&field("To", &format!("<{}>", safe::address(report.to))));
     text.push_str(&field("Subject", &subject(report)));
@@ -20,13 +22,13 @@ pub fn header(report: &Report<'_>, kind: &str) -> String {
         text.push_str(&field("In-Reply-To", id));
         text.push_str(&field("References", id));
     }
-    // RFC 3834 §5.2: so that nobody answers by himreport.
+    // RFC 3834 §5: so that no program answers.
     text.push_str(&field("Auto-Submitted", "auto-replied"));
     text.push_str(&field("MIME-Version", "1.0"));
     text.push_str(&format!(
         "Content-Type: multipart/report; report-type={kind};\r\n boundary=\"{}\"\r\n{}",
         report.boundary(),
-        super::transfer_encoding(report.body())
+        super::transfer_encoding(body)
     ));
     text
 }

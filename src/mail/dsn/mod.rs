@@ -79,7 +79,7 @@ pub struct Reported<'a> {
 /// The message that is reported on.
 #[derive(Clone, Copy, Debug)]
 pub struct Original<'a> {
-    /// Its header, without the envelope, to the empty line or beyond.
+    /// Its header, without the envelope: what is copied where [`Report::returned`] says headers.
     pub header: &'a [u8],
     /// How many octets it has.
     pub size: u64,
@@ -94,7 +94,7 @@ pub struct Report<'a> {
     pub hostname: &'a Domain,
     /// Its own queue id.
     pub id: QueueId,
-    /// Bits that nobody can guess: see [`Report::boundary`].
+    /// Bits that nobody can guess, for the line between the parts: see `Report::boundary`.
     pub chance: u64,
     /// The queue id of the message it is about.
     pub about: QueueId,
@@ -121,7 +121,7 @@ impl<'a> Report<'a> {
     pub fn head(&self) -> Vec<u8> {
         let words = words::words(self);
         let (kind, fields) = self.fields();
-        let mut text = header::header(self, kind);
+        let mut text = header::header(self, kind, self.widest(&words, &fields));
         text.push_str("\r\nThis is a report in three parts, in the form of MIME.\r\n");
         text.push_str(&self.opening("text/plain; charset=utf-8", "What happened", body_of(words.is_ascii())));
         text.push_str(&words);
@@ -157,9 +157,13 @@ impl<'a> Report<'a> {
 
     /// BODY= for its envelope.
     pub fn body(&self) -> Body {
-        let (_, third) = self.third();
-        let is_ascii = words::words(self).is_ascii() && self.fields().1.is_ascii() && !self.needs_smtputf8();
-        if third == Body::SevenBit { body_of(is_ascii) } else { third }
+        self.widest(&words::words(self), &self.fields().1)
+    }
+
+    /// What octets there are in any part or in its own header.
+    fn widest(&self, words: &str, fields: &str) -> Body {
+        let third_is_ascii = self.third().1 == Body::SevenBit;
+        body_of(words.is_ascii() && fields.is_ascii() && third_is_ascii && !self.needs_smtputf8())
     }
 
     /// The line between the parts. Nothing in the report may hold it: the id is of this report alone, so that no older
@@ -177,7 +181,7 @@ impl<'a> Report<'a> {
 
     /// The type of the third part, and what octets it has.
     fn third(&self) -> (&'static str, Body) {
-        let header = &self.original.header[..self.header().body_offset];
+        let header = self.original.header;
         // Octets that are no UTF-8 make no internationalized message, whatever else they are.
         let is_global = !header.is_ascii() && std::str::from_utf8(header).is_ok();
         let (kind, is_8bit) = match (self.returned(), is_global) {
