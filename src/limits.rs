@@ -317,3 +317,19 @@ pub const REPLY_LINES: usize = 100;
 
 /// Octets of another host's words that go into log, state and report.
 pub const REPLY_TEXT: usize = 1000;
+
+/// Octets of a message up to which a report of its failure returns it whole, unless RET= says otherwise: the letter a
+/// person wrote, and not the pictures.
+pub const RETURNED: u64 = 256 * 1024;
+
+/// Groups of recipients with the same reply that a report tells a person of, and how many of each it names: all of them
+/// stand in its second part, for programs.
+pub const REPORT_GROUPS: usize = 20;
+/// See [`REPORT_GROUPS`].
+pub const REPORT_NAMES: usize = 20;
+
+/// Octets of a field of the original that a report shows to a person.
+pub const REPORT_QUOTE: usize = 200;
+
+/// Octets in a Message-ID that a report refers to: the longest seen in real mail are half as long.
+pub const MESSAGE_ID: usize = 500;

@@ -3,6 +3,8 @@
 //! For each type that has a text form, parsing what was printed gives the same value (property tests hold this).
 
 pub mod address;
+pub mod dsn;
+pub mod encoded_word;
 pub mod envelope;
 pub mod header;
 pub mod next_hop;

@@ -1,0 +1,141 @@
+//! What the last reply for a recipient says: its codes, and whether it was the last of many tries.
+//!
+//! The text is another host's, or this one's; reading it never fails.
+
+use super::Action;
+use crate::mail::reply::Enhanced;
+
+/// How this host words that it gave up, after `550 5.4.7`; the last reply follows.
+pub const GIVEN_UP: &str = "given up; the last reply was: ";
+
+/// A reply in one line, taken apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Said<'a> {
+    /// All of it; where it was given up, the last reply before that.
+    pub text: &'a str,
+    /// The three digits at its front.
+    pub code: Option<u16>,
+    /// The enhanced code after them.
+    pub enhanced: Option<Enhanced>,
+    /// Whether it was tried until patience was at its end.
+    pub gave_up: bool,
+}
+
+impl<'a> Said<'a> {
+    /// Takes a reply apart.
+    pub fn read(reply: &'a str) -> Said<'a> {
+        let said = Said::plain(reply);
+        if said.enhanced != Some(Enhanced(5, 4, 7)) {
+            return said;
+        }
+        match reply.split_once(GIVEN_UP).map(|(_, last)| Said::plain(last)) {
+            Some(last) if matches!(last.code, Some(400..=499)) => Said { gave_up: true, ..last },
+            Some(last) if last.text.is_empty() => Said { gave_up: true, ..said },
+            _ => said,
+        }
+    }
+
+    fn plain(reply: &'a str) -> Said<'a> {
+        let mut words = reply.split(' ');
+        let code =
+            words.next().filter(|word| word.len() == 3).and_then(number).filter(|code| (200..600).contains(code));
+        let enhanced = code.and_then(|_| words.next()).and_then(enhanced);
+        Said { text: reply, code, enhanced, gave_up: false }
+    }
+
+    /// The status for a report of `action` (RFC 3464 §2.3.4): the enhanced code where its class is one of the action's,
+    /// else the class alone.
+    ///
+    /// A failure may have class 4 (RFC 3463 §2): it was given up, and sending again may help. Then the code is that of the
+    /// real trouble if there is one, rather than 4.4.7 (RFC 3463 §3.5).
+    pub fn status(&self, action: Action) -> Enhanced {
+        let by_code = self.code.map(|code| (code / 100) as u8);
+        let classes: &[u8] = match action {
+            Action::Failed => &[5, 4],
+            Action::Delayed => &[4],
+            Action::Delivered | Action::Relayed | Action::Expanded => &[2],
+        };
+        let fits = |class: u8| classes.contains(&class);
+        let known = self.enhanced.filter(|code| fits(code.0));
+        match known {
+            _ if self.gave_up && known.is_none_or(|code| code.0 == 5 || (code.1, code.2) == (0, 0)) => {
+                Enhanced(4, 4, 7)
+            }
+            Some(code) => code,
+            None => Enhanced(by_code.filter(|class| fits(*class)).unwrap_or(classes[0]), 0, 0),
+        }
+    }
+}
+
+/// A number of one to three digits.
+fn number(text: &str) -> Option<u16> {
+    let is_one = (1..=3).contains(&text.len()) && text.bytes().all(|octet| octet.is_ascii_digit());
+    text.parse().ok().filter(|_| is_one)
+}
+
+/// RFC 3463 §2.
+fn enhanced(word: &str) -> Option<Enhanced> {
+    let mut parts = word.split('.');
+    let (class, subject, detail) = (parts.next()?, number(parts.next()?)?, number(parts.next()?)?);
+    let class = match class {
+        "2" => 2,
+        "4" => 4,
+        "5" => 5,
+        _ => return None,
+    };
+    parts.next().is_none().then_some(Enhanced(class, subject, detail))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(action: Action, reply: &str) -> String {
+        Said::read(reply).status(action).to_string()
+    }
+
+    #[test]
+    fn the_status_is_the_replys_where_its_class_fits() {
+        for (action, reply, expected) in [
+            (Action::Failed, "550 5.1.1 no such user", "5.1.1"),
+            (Action::Failed, "550 no such user", "5.0.0"),
+            (Action::Failed, "451 4.7.1 later", "4.7.1"),
+            (Action::Failed, "450 later", "4.0.0"),
+            (Action::Failed, "250 2.0.0 ok", "5.0.0"),
+            (Action::Failed, "", "5.0.0"),
+            (Action::Failed, "no code at all", "5.0.0"),
+            (Action::Failed, "550 5.1.1234 x", "5.0.0"),
+            (Action::Failed, "550 5.1 x", "5.0.0"),
+            (Action::Failed, "550 5.1.1.1 x", "5.0.0"),
+            (Action::Failed, "550 3.1.1 x", "5.0.0"),
+            (Action::Failed, "999 5.1.1 x", "5.0.0"),
+            (Action::Failed, "+55 5.1.1 x", "5.0.0"),
+            (Action::Delayed, "451 4.4.1 no answer", "4.4.1"),
+            (Action::Delayed, "550 5.1.1 x", "4.0.0"),
+            (Action::Delivered, "250 2.1.5 ok", "2.1.5"),
+            (Action::Relayed, "250 ok", "2.0.0"),
+            (Action::Expanded, "", "2.0.0"),
+        ] {
+            assert_eq!(status(action, reply), expected, "{reply}");
+        }
+    }
+
+    #[test]
+    fn what_was_given_up_has_the_code_of_the_trouble() {
+        for (last, expected, text) in [
+            ("451 4.4.1 no answer", "4.4.1", "451 4.4.1 no answer"),
+            ("450 greylisted", "4.4.7", "450 greylisted"),
+            ("450 4.0.0 later", "4.4.7", "450 4.0.0 later"),
+            ("", "4.4.7", "550 5.4.7 given up; the last reply was: "),
+        ] {
+            let reply = format!("550 5.4.7 {GIVEN_UP}{last}");
+            let said = Said::read(&reply);
+            assert!(said.gave_up);
+            assert_eq!((said.status(Action::Failed).to_string().as_str(), said.text), (expected, text));
+        }
+        // Nobody gives up after a final reply: another host plays with our words.
+        let said = Said::read("550 5.4.7 given up; the last reply was: 250 2.0.0 ok");
+        assert_eq!((said.gave_up, said.status(Action::Failed)), (false, Enhanced(5, 4, 7)));
+        assert!(!Said::read("550 5.1.1 given up; the last reply was: 451 x").gave_up);
+    }
+}
