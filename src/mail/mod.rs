@@ -9,3 +9,5 @@ pub mod outcome;
 pub mod parameter;
 pub mod queue_id;
 pub mod reply;
+pub mod seven_bit;
+pub mod srs;
