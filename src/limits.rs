@@ -333,3 +333,21 @@ pub const REPORT_QUOTE: usize = 200;
 
 /// Octets in a Message-ID that a report refers to: the longest seen in real mail are half as long.
 pub const MESSAGE_ID: usize = 500;
+
+/// Octets in a line of a message, without its end (RFC 5322 §2.1.1).
+pub const TEXT_LINE: usize = 998;
+
+/// Octets in a boundary: RFC 2046 §5.1.1 says 70, and some programs are longer-winded.
+pub const MIME_BOUNDARY: usize = 256;
+
+/// Octets in a Content-Type or Content-Transfer-Encoding field, which is held in memory: some hundred parameters.
+pub const MIME_FIELD: usize = 16 * 1024;
+
+/// Multiparts and messages in one another: a letter forwarded ten times has about twenty.
+pub const MIME_DEPTH: usize = 50;
+
+/// Parts in a message whose parts are re-encoded, each a few octets in memory: a digest has hundreds.
+pub const MIME_PARTS: usize = 10_000;
+
+/// Days for which reports to a rewritten sender are taken: four times as long as a message is usually tried.
+pub const SRS_DAYS: u64 = 21;

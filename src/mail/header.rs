@@ -78,7 +78,7 @@ impl<'a> Header<'a> {
 }
 
 /// Where the colon of the field at the front of `text` stands. RFC 5322 §4.5 lets blanks precede it.
-fn name_end(text: &[u8]) -> Option<usize> {
+pub(super) fn name_end(text: &[u8]) -> Option<usize> {
     let colon = text.iter().position(|octet| *octet == b':' || *octet == b'\n')?;
     let name = text[..colon].trim_ascii_end();
     (text[colon] == b':' && !name.is_empty() && name.iter().all(u8::is_ascii_graphic)).then_some(colon)

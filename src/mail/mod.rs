@@ -12,3 +12,6 @@ pub mod outcome;
 pub mod parameter;
 pub mod queue_id;
 pub mod reply;
+pub mod rewrite;
+pub mod seven_bit;
+pub mod srs;
