@@ -7,6 +7,7 @@
 //! | `delivery N` | `delivery.threads` | after the attempt under way |
 //! | `writer` | one | after the last connection |
 //! | `watch`, `pickup` | one each | with the process |
+//! | `sessions` | one: ends sessions with other hosts that nobody uses | with the process |
 //! | `names N` | two | with the process |
 //! | main | waits for signals | last |
 //!
@@ -29,7 +30,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::config::Config;
-use crate::dns;
+use crate::delivery::Deliverer;
+use crate::dns::{self, Resolver};
 use crate::io::stream::{Connections, Full, Place};
 use crate::io::{account, listener};
 use crate::limits;
@@ -37,7 +39,7 @@ use crate::mail::reply::{self, Reply};
 use crate::maillog;
 use crate::route::{CurrentSite, Site};
 use crate::spool::{Pickup, Spool, Watch};
-use crate::{delivery, pop3, smtpd};
+use crate::{pop3, smtpd};
 use reload::Reloader;
 
 /// What keeps the server from starting.
@@ -143,7 +145,9 @@ impl Server {
         let pickup = Pickup::new(&spool).map_err(|error| unavailable("watch the drop folder", &error, ""))?;
         let (spool, method) = (Arc::new(spool), writer.method());
         let site = Arc::new(CurrentSite::new(site));
-        let reloader = Arc::new(Reloader::new(config_path, site.clone()));
+        let resolver = Arc::new(Resolver::new(config.dns.resolver));
+        let reloader = Arc::new(Reloader::new(config_path, site.clone(), resolver.clone()));
+        let deliverer = Arc::new(Deliverer::new(&config.delivery, resolver));
         let (smtp, pop3) = capacity::connections(&config.limits);
         let (names, name_thread) = dns::reverse_names();
         let smtp_server = Arc::new(smtpd::connection::Server { spool: spool.clone(), site: site.clone(), names });
@@ -154,8 +158,8 @@ impl Server {
         let writer = start.writer(spool.clone(), writer);
         let deliveries = (1..=config.delivery.threads)
             .map(|number| {
-                let (spool, site) = (spool.clone(), site.clone());
-                start.restarting(format!("delivery {number}"), move || delivery::run(&spool, &site))
+                let (spool, site, deliverer) = (spool.clone(), site.clone(), deliverer.clone());
+                start.restarting(format!("delivery {number}"), move || deliverer.run(&spool, &site))
             })
             .collect();
         start.once("watch", {
@@ -165,6 +169,10 @@ impl Server {
         start.restarting("pickup".to_owned(), {
             let (spool, site) = (spool.clone(), site.clone());
             move || pickup.run(&spool, &site)
+        });
+        start.restarting("sessions".to_owned(), {
+            let (spool, site, deliverer) = (spool.clone(), site.clone(), deliverer.clone());
+            move || deliverer.tend(&spool, &site)
         });
         for number in 1..=2 {
             let thread = name_thread.clone();

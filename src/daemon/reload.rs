@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use crate::aliases::Aliases;
 use crate::config::{Config, Limits};
+use crate::dns::Resolver;
 use crate::maillog;
 use crate::route::{CurrentSite, Site};
 use crate::users::Users;
@@ -29,6 +30,7 @@ fn with_tables(config: Config) -> Result<Site, String> {
 pub struct Reloader {
     config_path: PathBuf,
     site: Arc<CurrentSite>,
+    resolver: Arc<Resolver>,
     seen: Mutex<Vec<Stamp>>,
 }
 
@@ -36,9 +38,9 @@ type Stamp = (PathBuf, Option<(SystemTime, u64)>);
 
 impl Reloader {
     /// For the site that was just loaded.
-    pub fn new(config_path: &Path, site: Arc<CurrentSite>) -> Reloader {
+    pub fn new(config_path: &Path, site: Arc<CurrentSite>, resolver: Arc<Resolver>) -> Reloader {
         let seen = Mutex::new(stamps(&site.get()));
-        Reloader { config_path: config_path.to_owned(), site, seen }
+        Reloader { config_path: config_path.to_owned(), site, resolver, seen }
     }
 
     /// SIGHUP.
@@ -65,6 +67,7 @@ impl Reloader {
     fn take_up(&self, loaded: Result<Site, String>, what: &str) {
         match loaded {
             Ok(site) => {
+                self.resolver.set_fixed(site.config.dns.resolver);
                 site.aliases.broken_lists().for_each(maillog::list_unreadable);
                 self.site.set(site);
                 maillog::reloaded(what);

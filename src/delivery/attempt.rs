@@ -96,7 +96,9 @@ impl<'a> Attempt<'a> {
 
     fn run(mut self) {
         // What failed while it was resolved has no attempt to log it.
-        for target in self.state.targets.iter().filter(|target| target.status == Status::Failed && target.when.is_none()) {
+        for target in
+            self.state.targets.iter().filter(|target| target.status == Status::Failed && target.when.is_none())
+        {
             maillog::failed(self.claim.id, &target.address, None, target.reply.as_deref().unwrap_or_default());
         }
         for at in self.open(Via::Mailbox) {

@@ -41,15 +41,21 @@ impl<'e> Outgoing<'e> {
     pub fn rewrite_sender(&mut self, sender: &Address, config: &Config) -> io::Result<()> {
         let old = self.entry.header()?;
         let is_local = |address: &Address| address.domain().is_some_and(|domain| config.is_local(domain));
-        self.header = rewrite::rewrite_from(&old, sender, is_local, config.first_domain())
-            .map(|new| (new, old.len() as u64));
+        self.header =
+            rewrite::rewrite_from(&old, sender, is_local, config.first_domain()).map(|new| (new, old.len() as u64));
         Ok(())
     }
 
     /// What is said of the message to a hop that offers this, or why it can't be sent there. `as_it_is`: the hop takes
     /// 8-bit text without saying so.
-    pub fn fit(&mut self, asked: &Asked<'_>, offers: &Offers, as_it_is: bool) -> io::Result<Result<MailParameters, Outcome>> {
-        let mut parameters = MailParameters { size: None, smtputf8: self.needs_smtputf8(asked)?, ..asked.parameters.clone() };
+    pub fn fit(
+        &mut self,
+        asked: &Asked<'_>,
+        offers: &Offers,
+        as_it_is: bool,
+    ) -> io::Result<Result<MailParameters, Outcome>> {
+        let mut parameters =
+            MailParameters { size: None, smtputf8: self.needs_smtputf8(asked)?, ..asked.parameters.clone() };
         if parameters.smtputf8 && !offers.smtputf8 {
             let text = "an address or the header needs SMTPUTF8, which the next host does not speak";
             return Ok(Err(Outcome::Failed(Cause::local(Enhanced(5, 6, 7), text))));
@@ -69,15 +75,11 @@ impl<'e> Outgoing<'e> {
             }
             Verdict::Convertible(plan) => {
                 self.conversion = Some(plan.clone());
-                self.converted_size = Some(io::copy(&mut self.reader()?, &mut io::sink())?);
+                let size = io::copy(&mut self.reader()?, &mut io::sink())?;
+                self.converted_size = Some(size);
             }
         }
         Ok(Ok(parameters))
-    }
-
-    /// Takes back what [`Outgoing::fit`] did for another hop.
-    pub fn unfit(&mut self) {
-        (self.conversion, self.converted_size) = (None, None);
     }
 
     /// Clients say SMTPUTF8 before they know whether it is needed (RFC 6531 §3.4), and an alias can lead to an address that
@@ -209,7 +211,12 @@ mod tests {
     };
 
     /// What a hop that offers `offers` gets of `message`, or the code it fails with.
-    fn sent(message: &str, parameters: &MailParameters, offers: Offers, as_it_is: bool) -> Result<(String, MailParameters), String> {
+    fn sent(
+        message: &str,
+        parameters: &MailParameters,
+        offers: Offers,
+        as_it_is: bool,
+    ) -> Result<(String, MailParameters), String> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("entry");
         fs::write(&path, format!("X-Sender: <a@b.org>\r\nX-Receiver: <c@d.org>\r\n{message}")).unwrap();

@@ -21,9 +21,11 @@ mod remote;
 mod report;
 
 use std::sync::Arc;
+use std::thread;
 
 use crate::config::Delivery;
 use crate::dns::Resolver;
+use crate::limits;
 use crate::relay::Pool;
 use crate::route::CurrentSite;
 use crate::spool::Spool;
@@ -51,13 +53,13 @@ impl Deliverer {
         }
     }
 
-    /// What is due about once a second: sessions with other hosts that nobody uses are ended.
-    pub fn tick(&self, spool: &Spool, site: &CurrentSite) {
-        self.remote.tick(&site.get(), spool);
-    }
-
-    /// Ends the sessions that wait for another message.
-    pub fn close(&self) {
+    /// The body of the one thread that ends sessions with other hosts that nobody uses, until the spool is stopped: then
+    /// all of them.
+    pub fn tend(&self, spool: &Spool, site: &CurrentSite) {
+        while !spool.is_stopping() {
+            thread::sleep(limits::WATCH);
+            self.remote.tend(&site.get(), spool);
+        }
         self.remote.pool.close_all();
     }
 }

@@ -6,10 +6,10 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::content::{Asked, Outgoing};
 use super::hops::{Admission, Hops, Ticket, Verdict};
-use crate::config::Config;
 use crate::dns::Resolver;
 use crate::mail::address::ReversePath;
 use crate::mail::envelope::{Envelope, Recipient};
@@ -21,8 +21,8 @@ use crate::maillog;
 use crate::relay::exchangers::{self, Own, Server};
 use crate::relay::{Patience, Peer, Pool, Refusal, Session, Transaction};
 use crate::route::{Site, Why};
-use crate::spool::Claim;
 use crate::spool::state::Target;
+use crate::spool::{Claim, Spool};
 
 /// What all threads that speak with other hosts share.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ pub enum Turn {
     /// The hop has no room; the entry will be woken.
     Full,
     /// The hop is down, and is left alone for this long.
-    Down(Cause, std::time::Duration),
+    Down(Cause, Duration),
 }
 
 impl Remote {
@@ -91,7 +91,7 @@ impl Remote {
     }
 
     /// What is due about once a second: sessions that nobody uses are ended, and a wake-up that was lost is made good.
-    pub fn tick(&self, site: &Site, spool: &crate::spool::Spool) {
+    pub fn tend(&self, site: &Site, spool: &Spool) {
         self.pool.close_old();
         self.hops.wake(&site.config.delivery, |id| spool.wake(id));
     }
@@ -158,8 +158,7 @@ impl Dialogue<'_> {
 
     fn try_server(&mut self, server: &Server, claim: &mut Claim<'_>) {
         let config = &self.site.config;
-        let patience =
-            Patience { connect: config.delivery.connect_timeout, reply: config.delivery.reply_timeout };
+        let patience = Patience { connect: config.delivery.connect_timeout, reply: config.delivery.reply_timeout };
         let peer = Peer { address: server.address, name: &server.name, hello: config.hostname.as_str(), patience };
         match Session::open(&peer) {
             Ok(session) => self.speak(session, claim),
@@ -171,7 +170,8 @@ impl Dialogue<'_> {
     fn speak(&mut self, mut session: Session, claim: &mut Claim<'_>) {
         let parts = std::mem::take(&mut self.parts);
         for part in &parts {
-            let open: Vec<usize> = (0..part.places.len()).filter(|at| self.outcomes[part.places[*at]].is_none()).collect();
+            let open: Vec<usize> =
+                (0..part.places.len()).filter(|at| self.outcomes[part.places[*at]].is_none()).collect();
             if open.is_empty() {
                 continue;
             }
@@ -208,8 +208,7 @@ impl Dialogue<'_> {
         if let (Why::Smarthost, Some(sender)) = (self.group.why, &config.relay.smarthost_sender) {
             outgoing.rewrite_sender(sender, config)?;
         }
-        let asked =
-            Asked { reverse_path: &part.reverse_path, recipients: &recipients, parameters: &part.parameters };
+        let asked = Asked { reverse_path: &part.reverse_path, recipients: &recipients, parameters: &part.parameters };
         let as_it_is = config.relay.eight_bit.iter().any(|hop| hop.host == self.group.hop.host);
         let parameters = outgoing.fit(&asked, session.offers(), as_it_is)?.map_err(Unsent::Unfit)?;
         let transaction =
@@ -230,13 +229,14 @@ impl Dialogue<'_> {
     /// Opens again what was refused over IPv6 because this host has no name there: over IPv4 it may have one. Says whether
     /// there was any.
     fn take_back_unnamed(&mut self) -> bool {
+        let is_unnamed = |outcome: &Outcome| match outcome {
+            Outcome::Deferred(cause) | Outcome::Failed(cause) => is_about_our_name(cause),
+            Outcome::Delivered(_) => false,
+        };
         let mut found = false;
         for outcome in &mut self.outcomes {
-            if let Some((Outcome::Deferred(cause) | Outcome::Failed(cause), _)) = outcome
-                && is_about_our_name(cause)
-            {
-                *outcome = None;
-                self.refusals.push(Refused::Broke(Outcome::Deferred(cause.clone())));
+            if let Some((refusal, _)) = outcome.take_if(|(outcome, _)| is_unnamed(outcome)) {
+                self.refusals.push(Refused::Broke(refusal));
                 found = true;
             }
         }
@@ -304,7 +304,8 @@ fn parts(group: &Group, targets: &[Target], envelope: &Envelope, site: &Site) ->
         let target = &targets[*at];
         let is_own = target.reverse_path == envelope.reverse_path;
         let reverse_path = sender_for(group, &target.reverse_path, site);
-        let recipient = Recipient { address: target.address.clone(), parameters: rcpt_parameters(target, targets, envelope) };
+        let recipient =
+            Recipient { address: target.address.clone(), parameters: rcpt_parameters(target, targets, envelope) };
         let fits = |part: &&mut Part| part.reverse_path == reverse_path;
         match parts.iter_mut().find(fits) {
             Some(part) => {

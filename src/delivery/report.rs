@@ -222,7 +222,11 @@ fn commit(claim: &mut Claim<'_>, state: &State, (id, due): (QueueId, &Due), site
         date: &times.now,
         arrival: &times.arrival,
         envid: claim.entry.envelope.parameters.envid.as_deref(),
-        recipients: due.items.iter().map(|(at, action)| reported(claim, &state.targets[*at], *action, (*at, &times))).collect(),
+        recipients: due
+            .items
+            .iter()
+            .map(|(at, action)| reported(claim, &state.targets[*at], *action, (*at, &times)))
+            .collect(),
         ret: claim.entry.envelope.parameters.ret,
         original: Original { header: &header, size: claim.entry.body_size(), is_8bit },
     };
@@ -238,7 +242,11 @@ fn commit(claim: &mut Claim<'_>, state: &State, (id, due): (QueueId, &Due), site
     let (head, tail, returned) = (report.head(), report.tail(), report.returned());
     let mailbox = site.single_mailbox(&envelope);
     let mut draft = claim.spool().begin_as(id, envelope, mailbox.as_ref())?;
-    write!(draft, "Received: by {} (report on {})\r\n\tid {id};\r\n\t{}\r\n", site.config.hostname, claim.id, times.now)?;
+    write!(
+        draft,
+        "Received: by {} (report on {})\r\n\tid {id};\r\n\t{}\r\n",
+        site.config.hostname, claim.id, times.now
+    )?;
     draft.write_all(&head)?;
     match returned {
         Ret::Full => _ = claim.entry.copy_body(&mut draft)?,
@@ -269,7 +277,12 @@ impl Times {
     }
 }
 
-fn reported<'a>(claim: &'a Claim<'_>, target: &'a Target, action: Action, (at, times): (usize, &'a Times)) -> Reported<'a> {
+fn reported<'a>(
+    claim: &'a Claim<'_>,
+    target: &'a Target,
+    action: Action,
+    (at, times): (usize, &'a Times),
+) -> Reported<'a> {
     let asked = claim.entry.envelope.recipients.iter().find(|recipient| recipient.address == target.recipient);
     Reported {
         recipient: if action == Action::Expanded { &target.recipient } else { &target.address },

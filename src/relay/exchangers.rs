@@ -161,7 +161,9 @@ fn exchangers(domain: &Domain, names: &dyn Names) -> Result<Vec<(u16, Domain)>, 
         Err(NoAnswer::NoSuchName) => {
             return Err(failed(Enhanced(5, 1, 2), format!("there is no domain {domain} in DNS")));
         }
-        Err(fault) => return Err(deferred(Enhanced(4, 4, 3), format!("DNS does not say who takes mail for {domain}: {fault}"))),
+        Err(fault) => {
+            return Err(deferred(Enhanced(4, 4, 3), format!("DNS does not say who takes mail for {domain}: {fault}")));
+        }
     };
     if !found.is_empty() && found.iter().all(|mx| mx.host.is_none()) {
         let text = format!("{domain} takes no mail; its DNS says so with a null MX");
@@ -191,9 +193,8 @@ fn at(host: &Domain, addresses: &[IpAddr], port: u16) -> Vec<Server> {
             return found;
         }
         let servers = pair.into_iter().flatten();
-        found.extend(
-            servers.map(|address| Server { name: host.to_string(), address: SocketAddr::new(*address, port) }),
-        );
+        found
+            .extend(servers.map(|address| Server { name: host.to_string(), address: SocketAddr::new(*address, port) }));
     }
 }
 

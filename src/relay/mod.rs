@@ -2,6 +2,8 @@
 //!
 //! | file | room |
 //! | --- | --- |
+//! | `exchangers` | which servers a next hop has, in their order |
+//! | `pool` | sessions that wait for another message |
 //! | `stage` | where in the dialogue: how long to wait, and the words for what went wrong there |
 //! | `reply` | octets become a reply, within bounds: pure |
 //! | `offers` | what EHLO said: pure |
@@ -11,7 +13,7 @@
 //! | `envelope` | the commands before the message, and what their replies decide |
 //! | `message` | the octets of the message, and nothing after them unless all of them were sent |
 //!
-//! It knows a socket address, and nothing of queues and of how hosts are found. What a fault means, by the stage it
+//! It knows nothing of queues. What a fault means, by the stage it
 //! comes at; *refused* is [`Session::open`]'s [`Refusal`], `None` a recipient that another host may still get in the same
 //! attempt, with [`Sent::broke`]:
 //!
@@ -35,8 +37,10 @@
 //! ORCPT are left out, a message larger than its SIZE fails 5.3.4 and one that needs SMTPUTF8 5.6.7, unsent.
 
 mod envelope;
+pub mod exchangers;
 mod message;
 mod offers;
+mod pool;
 mod reply;
 mod session;
 mod stage;
@@ -48,6 +52,7 @@ use std::net::SocketAddr;
 use crate::mail::outcome::Outcome;
 
 pub use offers::Offers;
+pub use pool::Pool;
 pub use session::Session;
 pub use stage::{Patience, Stage};
 pub use transaction::{Content, Sent, Transaction};

@@ -11,11 +11,12 @@ use crate::limits;
 use crate::mail::next_hop::NextHop;
 
 /// The sessions that wait.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Pool {
     idle: Mutex<Vec<Idle>>,
 }
 
+#[derive(Debug)]
 struct Idle {
     hop: NextHop,
     session: Session,

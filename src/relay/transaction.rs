@@ -6,12 +6,12 @@
 use std::collections::VecDeque;
 use std::io::{self, Read};
 
+use super::Refusal;
 use super::envelope::{self, Command, Envelope};
 use super::message::{self, Stop};
 use super::session::Session;
 use super::stage::Stage;
 use super::wire::Said;
-use super::Refusal;
 use crate::limits;
 use crate::mail::address::ReversePath;
 use crate::mail::envelope::Recipient;

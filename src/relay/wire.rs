@@ -303,7 +303,9 @@ mod tests {
         wire.reply(Stage::Greeting).unwrap();
         assert!(wire.has_pending() && !wire.is_quiet());
         let refusal = wire.send(Stage::Hello, b"EHLO x\r\n").unwrap_err();
-        assert!(text(refusal).starts_with("451 4.5.0 the host broke the protocol while we waited for its reply to EHLO"));
+        assert!(
+            text(refusal).starts_with("451 4.5.0 the host broke the protocol while we waited for its reply to EHLO")
+        );
     }
 
     #[test]

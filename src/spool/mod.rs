@@ -186,7 +186,8 @@ impl Spool {
         let _ = self.work.send(Work::Stop);
     }
 
-    fn is_stopping(&self) -> bool {
+    /// Whether [`Spool::stop`] was called.
+    pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
     }
 
