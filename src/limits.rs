@@ -256,7 +256,7 @@ pub const DNS_ALIASES: usize = 8;
 /// DNS answers that are kept.
 pub const DNS_CACHE: usize = 4096;
 
-/// Octets of a DNS answer that is kept; larger ones are asked for again. With [`DNS_CACHE`], 16 MiB at most.
+/// Octets of a DNS answer that is kept; larger ones are asked for again. With [`DNS_CACHE`], some 20 MiB at most.
 pub const DNS_CACHED_ANSWER: usize = 4096;
 
 /// How long a DNS answer is kept at most, whatever its TTL (RFC 8767 §4 advises a bound; few answers ask for more).

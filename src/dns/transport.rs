@@ -111,7 +111,7 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(20);
     const CUT: &str = "its answer is cut or wrong: unexpected end of input";
-    const SHORT: Duration = Duration::from_millis(200);
+    const SHORT: Duration = Duration::from_millis(500);
 
     fn try_once(server: &Fake, wait: Duration) -> io::Result<Told> {
         let question = Question::new(&"mail.example".parse().unwrap(), Rtype::A).unwrap();

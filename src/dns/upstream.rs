@@ -107,11 +107,15 @@ mod tests {
     use crate::dns::fake::{Fake, address, alias, answer, asked, refused, reply, start_of_authority};
     use crate::dns::record::Record;
 
-    const SHORT: Duration = Duration::from_millis(200);
+    const SHORT: Duration = Duration::from_millis(500);
 
     fn upstream(servers: &[SocketAddr]) -> Upstream {
-        let settings = Settings::fixed(servers[0]);
-        Upstream::new(Settings { servers: servers.to_vec(), wait: SHORT, ..settings })
+        Upstream::new(Settings { servers: servers.to_vec(), ..Settings::fixed(servers[0]) })
+    }
+
+    /// Waits for a server that never answers for a [`SHORT`] time.
+    fn impatient(servers: &[SocketAddr]) -> Upstream {
+        Upstream::new(Settings { wait: SHORT, ..upstream(servers).settings })
     }
 
     fn ask(upstream: &Upstream, name: &str) -> Known {
@@ -146,7 +150,7 @@ mod tests {
         let nonsense = Fake::start(|query, _| vec![query.to_vec(), vec![0; 40]]);
         let [good, other] = [good(1, 60), good(2, 60)];
         for before in [bad.address(), refusing.address(), silent.address(), nonsense.address()] {
-            let upstream = upstream(&[before, good.address(), other.address()]);
+            let upstream = impatient(&[before, good.address(), other.address()]);
             assert_eq!(ask(&upstream, "a.example"), found(1));
         }
         assert_eq!(other.ids().len(), 0);
@@ -162,7 +166,7 @@ mod tests {
     #[test]
     fn all_are_asked_twice_before_it_is_a_fault_that_names_them() {
         let (bad, silent) = (failing(Rcode::SERVFAIL), Fake::start(|_, _| Vec::new()));
-        let known = ask(&upstream(&[bad.address(), silent.address()]), "a.example");
+        let known = ask(&impatient(&[bad.address(), silent.address()]), "a.example");
         let expected =
             format!("A of a.example: {}: it says SERVFAIL; {}: it does not answer", bad.address(), silent.address());
         assert_eq!(words(&known), expected);
