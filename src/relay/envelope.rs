@@ -214,8 +214,7 @@ mod tests {
             [recipient("b@c.example", "NOTIFY=NEVER ORCPT=rfc822;b+2B@c"), recipient("d@e.example", "ORCPT=utf-8;ü+x")];
         let reverse_path: ReversePath = "<a@b.example>".parse().unwrap();
         let parameters = MailParameters::parse(parameters).unwrap();
-        let transaction =
-            Transaction { reverse_path: &reverse_path, recipients: &recipients, parameters: &parameters };
+        let transaction = Transaction { reverse_path: &reverse_path, recipients: &recipients, parameters: &parameters };
         commands(&transaction, &[0, 1], 77, offers).map(|command| command.line).collect()
     }
 

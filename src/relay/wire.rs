@@ -278,7 +278,7 @@ mod tests {
         });
         let before = Instant::now();
         let refusal = wire.reply(Stage::Mail).unwrap_err();
-        assert!(before.elapsed() < Duration::from_secs(2));
+        assert!(before.elapsed() < Duration::from_secs(10));
         assert_eq!(text(refusal), "451 4.4.2 the host took longer than 200ms while we waited for its reply to MAIL");
         drop(wire);
         trickle.join().unwrap();
@@ -303,7 +303,9 @@ mod tests {
         wire.reply(Stage::Greeting).unwrap();
         assert!(wire.has_pending() && !wire.is_quiet());
         let refusal = wire.send(Stage::Hello, b"EHLO x\r\n").unwrap_err();
-        assert!(text(refusal).starts_with("451 4.5.0 the host broke the protocol while we waited for its reply to EHLO"));
+        assert!(
+            text(refusal).starts_with("451 4.5.0 the host broke the protocol while we waited for its reply to EHLO")
+        );
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! What the tests share: the real binary in a folder of its own, and a client that speaks line by line.
 #![allow(dead_code, missing_docs, clippy::print_stderr)]
 
+pub mod hop;
+pub mod parcel;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
