@@ -30,8 +30,11 @@ impl From<Refusal> for Stop {
 /// Sends all `size` octets of `content` and their end.
 pub fn send(wire: &mut Wire, content: &mut dyn Read, size: u64, chunking: bool) -> Result<(), Stop> {
     let mut stuff = (!chunking).then(Stuff::default);
-    let mut block = vec![0; limits::RELAY_BLOCK];
-    let mut output = Vec::with_capacity(limits::RELAY_BLOCK + 1024);
+    // One octet more than there should be, so that a short message and its end are one read.
+    let room =
+        usize::try_from(size).map_or(limits::RELAY_BLOCK, |size| limits::RELAY_BLOCK.min(size.saturating_add(1)));
+    let mut block = vec![0; room];
+    let mut output = Vec::with_capacity(room + 1024);
     if chunking {
         output.extend_from_slice(format!("BDAT {size} LAST\r\n").as_bytes());
     }

@@ -26,13 +26,12 @@
 //! | MAIL | all deferred | all failed | `None` | `None`, 4.4.2 | `None`, 4.5.0 |
 //! | RCPT | this one deferred | this one failed | `None` for all that are undecided | the same | the same |
 //! | DATA | accepted ones deferred | accepted ones failed | `None` | `None`, 4.4.2 | `None`, 4.5.0 |
-//! | message, before its last octet is sent | | | `None` | `None`, 4.4.2 | `None`, 4.5.0 |
+//! | message, before its last octet is sent | `None`, quoted | `None`, quoted | `None` | `None`, 4.4.2 | `None`, 4.5.0 |
 //! | final reply | accepted ones deferred | accepted ones failed | deferred | deferred 4.4.2 | deferred 4.5.0 |
 //!
 //! After the last octet of a message was sent nothing is `None`: the hop may have it, and must not be doubled by another.
 //! A 452 or 552 to RCPT where others were accepted means that these are enough for one transaction (RFC 5321
-//! §4.5.3.1.10), and the rest goes in the next one; a 552 there is never for good. A hop that answers before the end of
-//! the message with 4yz or 5yz and closes is quoted. A message that can't be read on this side is never ended: its
+//! §4.5.3.1.10), and the rest goes in the next one; a 552 there is never for good. A message that can't be read on this side is never ended: its
 //! recipients are deferred 4.3.0, and the session is over. What a hop does not offer is not used: BODY, RET, ENVID, NOTIFY and
 //! ORCPT are left out, a message larger than its SIZE fails 5.3.4 and one that needs SMTPUTF8 5.6.7, unsent.
 

@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn each_stage_waits_as_long_as_it_should_and_never_longer_than_wanted() {
-        let minutes = |count| Duration::from_secs(60 * count);
+        let minutes = |count: u64| Duration::from_secs(60 * count);
         let rfc = [
             (Stage::Greeting, minutes(5)),
             (Stage::Hello, minutes(5)),

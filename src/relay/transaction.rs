@@ -145,7 +145,10 @@ impl Session {
         let mut reader = match content.reader() {
             Ok(reader) => reader,
             // Nothing was said yet: the session is as good as before.
-            Err(error) => return Ok(progress.decide_rest(&unreadable(&error))),
+            Err(error) => {
+                progress.decide_rest(&unreadable(&error));
+                return Ok(());
+            }
         };
         let batch = progress.next_batch();
         let reset = self.unfinished.then(envelope::reset);
@@ -180,7 +183,8 @@ impl Session {
 
     /// RFC 2920 §3.1: a hop that wants a message nobody gets is sent an empty one.
     fn send_nothing(&mut self) -> Result<(), Stop> {
-        self.wire.ask(Stage::Data, ".\r\n")?;
+        let answer = self.wire.ask(Stage::Data, ".\r\n")?;
+        self.wire.judge(Stage::Data, &answer, 2)?;
         Ok(())
     }
 

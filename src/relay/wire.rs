@@ -278,7 +278,7 @@ mod tests {
         });
         let before = Instant::now();
         let refusal = wire.reply(Stage::Mail).unwrap_err();
-        assert!(before.elapsed() < Duration::from_secs(2));
+        assert!(before.elapsed() < Duration::from_secs(10));
         assert_eq!(text(refusal), "451 4.4.2 the host took longer than 200ms while we waited for its reply to MAIL");
         drop(wire);
         trickle.join().unwrap();

@@ -2,6 +2,8 @@
 #![allow(dead_code, missing_docs, clippy::print_stderr)]
 
 pub mod zone;
+pub mod hop;
+pub mod parcel;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};

@@ -1,0 +1,208 @@
+//! A next hop that does what real ones do not: for one connection, a closure says what each command is answered with.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::thread::{self, JoinHandle};
+
+use super::PATIENCE;
+
+/// What the hop does when something came in.
+pub enum Act {
+    /// Says these lines.
+    Say(String),
+    /// Says them together with what it says next.
+    Later(String),
+    /// Says them, and nothing more, ever; the connection is closed to the peer, which is still listened to.
+    Last(String),
+    /// Says them and is gone, with whatever it has not read.
+    Gone(String),
+    /// Asks for a message, reads this many octets of it, says the line and is gone.
+    Halfway(usize, &'static str),
+    /// Says nothing and waits until the peer leaves.
+    Silence,
+    /// Says this again and again until the peer leaves.
+    Flood(&'static str),
+}
+
+pub fn say(text: impl Into<String>) -> Act {
+    Act::Say(text.into())
+}
+
+/// What the peer said.
+#[derive(Debug, Default)]
+pub struct Heard {
+    /// Commands, and `.` for each end of a message.
+    pub lines: Vec<String>,
+    /// As they were on the wire, whole ones only.
+    pub messages: Vec<Vec<u8>>,
+    /// How often a command was there before the one before it was answered.
+    pub ahead: usize,
+}
+
+impl Heard {
+    /// How many commands begin so.
+    pub fn count(&self, start: &str) -> usize {
+        self.lines.iter().filter(|line| line.starts_with(start)).count()
+    }
+}
+
+pub struct Hop {
+    pub address: SocketAddr,
+    thread: JoinHandle<Heard>,
+}
+
+impl Hop {
+    /// `answer` is asked at `CONNECT`, for each command, and at the end of a message: for `.`, or for the BDAT command.
+    pub fn start(answer: impl FnMut(&str) -> Act + Send + 'static) -> Hop {
+        Hop::cut(usize::MAX, answer)
+    }
+
+    /// As [`Hop::start`], and closes once it has said `octets`.
+    pub fn cut(octets: usize, answer: impl FnMut(&str) -> Act + Send + 'static) -> Hop {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let thread = thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            stream.set_nodelay(true).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let input = BufReader::new(stream.try_clone().unwrap());
+            let mut serving = Serving { stream, input, left: octets, held: String::new(), heard: Heard::default() };
+            serving.run(answer);
+            serving.heard
+        });
+        Hop { address, thread }
+    }
+
+    /// A hop with good manners that offers these extensions, but for what `except` knows better.
+    pub fn polite(offers: &[&str], mut except: impl FnMut(&str) -> Option<Act> + Send + 'static) -> Hop {
+        let ehlo = ehlo(offers);
+        Hop::start(move |line| except(line).unwrap_or_else(|| say(usual(line, &ehlo))))
+    }
+
+    /// What it was told. Waits until the peer has left.
+    pub fn heard(self) -> Heard {
+        self.thread.join().unwrap()
+    }
+}
+
+/// The reply to EHLO.
+pub fn ehlo(offers: &[&str]) -> String {
+    let lines: String = offers.iter().map(|offer| format!("250-{offer}\r\n")).collect();
+    format!("250-hop.example\r\n{lines}250 HELP")
+}
+
+/// What a hop with good manners says.
+pub fn usual(line: &str, ehlo: &str) -> String {
+    match line.split(' ').next().unwrap() {
+        "CONNECT" => "220 hop.example ESMTP".to_owned(),
+        "EHLO" => ehlo.to_owned(),
+        "DATA" => "354 go on".to_owned(),
+        "QUIT" => "221 2.0.0 bye".to_owned(),
+        "." | "BDAT" => "250 2.0.0 taken".to_owned(),
+        _ => "250 2.1.0 ok".to_owned(),
+    }
+}
+
+struct Serving {
+    stream: TcpStream,
+    input: BufReader<TcpStream>,
+    left: usize,
+    held: String,
+    heard: Heard,
+}
+
+impl Serving {
+    fn run(&mut self, mut answer: impl FnMut(&str) -> Act) {
+        let mut line = "CONNECT".to_owned();
+        loop {
+            let act = answer(&line);
+            let wants_message = line == "DATA" && matches!(&act, Act::Say(text) if text.starts_with("354"));
+            if !self.act(act) {
+                return;
+            }
+            let next = if wants_message { self.message() } else { self.command() };
+            let Some(next) = next else { return };
+            self.heard.lines.push(next.clone());
+            line = next;
+        }
+    }
+
+    fn act(&mut self, act: Act) -> bool {
+        match act {
+            Act::Say(text) => self.say(&text),
+            Act::Later(text) => self.held.push_str(&format!("{text}\r\n")),
+            Act::Last(text) => {
+                self.say(&text);
+                self.close();
+            }
+            Act::Gone(text) => {
+                self.say(&text);
+                return false;
+            }
+            Act::Halfway(octets, text) => {
+                self.say("354 go on");
+                let _ = self.input.read_exact(&mut vec![0; octets]);
+                self.say(text);
+                return false;
+            }
+            Act::Silence => {
+                let _ = self.input.read_to_end(&mut Vec::new());
+                return false;
+            }
+            Act::Flood(text) => {
+                while self.stream.write_all(text.as_bytes()).is_ok() {}
+                return false;
+            }
+        }
+        true
+    }
+
+    fn say(&mut self, text: &str) {
+        let end = if text.is_empty() { "" } else { "\r\n" };
+        let octets = format!("{}{text}{end}", std::mem::take(&mut self.held)).into_bytes();
+        let kept = octets.len().min(self.left);
+        let _ = self.stream.write_all(&octets[..kept]);
+        self.left -= kept;
+        if self.left == 0 {
+            self.close();
+        }
+    }
+
+    fn close(&mut self) {
+        self.left = 0;
+        let _ = self.stream.shutdown(Shutdown::Write);
+    }
+
+    fn command(&mut self) -> Option<String> {
+        self.heard.ahead += usize::from(!self.input.buffer().is_empty());
+        let line = self.line()?;
+        let line = String::from_utf8(line).unwrap();
+        let line = line.strip_suffix("\r\n").expect("a command ends with CR LF").to_owned();
+        if let Some(chunk) = line.strip_prefix("BDAT ") {
+            let size: usize = chunk.strip_suffix(" LAST").unwrap().parse().unwrap();
+            let mut content = vec![0; size];
+            self.input.read_exact(&mut content).ok()?;
+            self.heard.messages.push(content);
+        }
+        Some(line)
+    }
+
+    fn message(&mut self) -> Option<String> {
+        let mut content = Vec::new();
+        loop {
+            let line = self.line()?;
+            content.extend_from_slice(&line);
+            if line == b".\r\n" {
+                self.heard.messages.push(content);
+                return Some(".".to_owned());
+            }
+        }
+    }
+
+    /// A whole line, or none.
+    fn line(&mut self) -> Option<Vec<u8>> {
+        let mut line = Vec::new();
+        self.input.read_until(b'\n', &mut line).ok()?;
+        line.ends_with(b"\n").then_some(line)
+    }
+}

@@ -1,0 +1,94 @@
+//! Messages for next hops: what the tests of the relay send, and a short way to send it.
+
+use std::io::{self, Read};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use postrider::mail::address::ReversePath;
+use postrider::mail::envelope::Recipient;
+use postrider::mail::outcome::{Cause, Outcome};
+use postrider::mail::parameter::{MailParameters, RcptParameters};
+use postrider::relay::{Content, Patience, Peer, Refusal, Sent, Session, Transaction};
+
+/// A message in memory, which may say that it has another size, and break off.
+pub struct Letter {
+    pub octets: Vec<u8>,
+    pub size: u64,
+    pub breaks: bool,
+}
+
+impl Letter {
+    pub fn new(octets: impl Into<Vec<u8>>) -> Letter {
+        let octets = octets.into();
+        Letter { size: octets.len() as u64, octets, breaks: false }
+    }
+
+    /// Lines of 64 octets, and a shorter one.
+    pub fn of_size(size: usize) -> Letter {
+        let line = b".23456789012345678901234567890123456789012345678901234567890ab\r\n";
+        let mut octets: Vec<u8> = line.iter().copied().cycle().take(size).collect();
+        if size >= 2 {
+            octets[size - 2..].copy_from_slice(b"\r\n");
+        }
+        Letter::new(octets)
+    }
+}
+
+struct Broken;
+
+impl Read for Broken {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::Error::other("the disk is gone"))
+    }
+}
+
+impl Content for Letter {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn reader(&mut self) -> io::Result<Box<dyn Read + '_>> {
+        Ok(if self.breaks { Box::new(self.octets.chain(Broken)) } else { Box::new(self.octets.as_slice()) })
+    }
+}
+
+/// How long tests wait for a hop that will answer.
+pub const LONG: Duration = Duration::from_secs(30);
+/// How long they wait for one that will not.
+pub const SHORT: Duration = Duration::from_secs(1);
+
+pub fn open(address: SocketAddr, reply: Duration) -> Result<Session, Refusal> {
+    let patience = Patience { connect: LONG, reply };
+    Session::open(&Peer { address, name: "hop.example", hello: "mail.example.org", patience })
+}
+
+pub fn recipients(count: usize) -> Vec<Recipient> {
+    let address = |at| format!("r{at}@hop.example").parse().unwrap();
+    (0..count).map(|at| Recipient { address: address(at), parameters: RcptParameters::default() }).collect()
+}
+
+/// Sends `letter` to so many recipients.
+pub fn send(session: &mut Session, count: usize, letter: &mut Letter) -> Sent {
+    send_with(session, &recipients(count), "", letter)
+}
+
+pub fn send_with(session: &mut Session, recipients: &[Recipient], parameters: &str, letter: &mut Letter) -> Sent {
+    let reverse_path: ReversePath = "<ann@example.org>".parse().unwrap();
+    let parameters = MailParameters::parse(parameters).unwrap();
+    session.send(&Transaction { reverse_path: &reverse_path, recipients, parameters: &parameters }, letter)
+}
+
+/// An outcome in short: `delivered 250 …`.
+pub fn short(outcome: &Outcome) -> String {
+    let (word, cause): (_, &Cause) = match outcome {
+        Outcome::Delivered(cause) => ("delivered", cause),
+        Outcome::Deferred(cause) => ("deferred", cause),
+        Outcome::Failed(cause) => ("failed", cause),
+    };
+    format!("{word} {cause}")
+}
+
+/// The outcomes in short, `-` for what is undecided.
+pub fn outcomes(sent: &Sent) -> Vec<String> {
+    sent.outcomes.iter().map(|outcome| outcome.as_ref().map_or("-".to_owned(), short)).collect()
+}
