@@ -11,7 +11,7 @@ use super::part::{Encoding, Fields, Kind};
 use crate::limits;
 use crate::mail::header;
 
-/// What the walk meets. All octets of the message stand in one of these, but for the CR LF of [`Event::EmptyLine`] and
+/// What the walk meets. All octets of the message stand in one of these, but for the CR LF of [`HeaderEnd::EmptyLine`] and
 /// [`Event::LineEnd`].
 #[derive(Debug)]
 pub(super) enum Event<'a> {
