@@ -98,7 +98,7 @@ impl Survey {
         if !findings.is_eight_bit {
             return Verdict::SevenBit;
         }
-        match findings.obstacle.or(walk.doubt()) {
+        match walk.doubt().or(findings.obstacle) {
             Some(why) => Verdict::Impossible(why),
             None => Verdict::Convertible(Plan { parts: findings.parts }),
         }

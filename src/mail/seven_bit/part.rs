@@ -130,8 +130,15 @@ impl Fields {
     /// What Content-Type says, and whether it names a multipart whose content is sealed by a signature or a key. In a
     /// multipart/digest, a part without one is a message.
     pub(super) fn kind(&self, is_in_digest: bool) -> (Kind, bool) {
+        let is_encoded = !matches!(self.encoding(), Encoding::SevenBit | Encoding::Wide);
+        let encoded = Kind::Closed("a multipart or a message inside is encoded as a whole");
         let Some(value) = &self.content_type else {
-            return (if is_in_digest { Kind::Message } else { Kind::Text }, false);
+            let kind = match is_in_digest {
+                true if is_encoded => encoded,
+                true => Kind::Message,
+                false => Kind::Text,
+            };
+            return (kind, false);
         };
         // RFC 2045 §5.2: what can't be read is plain text.
         let Some((main, sub, rest)) = media_type(value) else { return (Kind::Text, false) };
@@ -140,9 +147,7 @@ impl Fields {
         let kind = match () {
             () if is_main("text") => Kind::Text,
             () if !is_main("multipart") && !is_main("message") => Kind::Other,
-            () if !matches!(self.encoding(), Encoding::SevenBit | Encoding::Wide) => {
-                Kind::Closed("a multipart or a message inside is encoded as a whole")
-            }
+            () if is_encoded => encoded,
             () if is_main("multipart") => match boundary(rest) {
                 Some(boundary) => Kind::Multipart { boundary, is_digest: is_sub("digest") },
                 None => Kind::Closed("a multipart has no boundary that can be read"),
@@ -304,6 +309,7 @@ mod tests {
         let encoded =
             fields(&[("Content-Transfer-Encoding", "base64"), ("Content-Type", "multipart/mixed; boundary=b")]);
         assert!(matches!(encoded.kind(false).0, Kind::Closed(_)));
+        assert!(matches!(fields(&[("Content-Transfer-Encoding", "base64")]).kind(true).0, Kind::Closed(_)));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::part::{Encoding, Fields, Kind};
 use crate::limits;
 use crate::mail::header;
 
-/// What the walk meets. All octets of the message stand in one of these, but for the CR LF of [`Event::EmptyLine`] and
+/// What the walk meets. All octets of the message stand in one of these, but for the CR LF of [`HeaderEnd::EmptyLine`] and
 /// [`Event::LineEnd`].
 #[derive(Debug)]
 pub(super) enum Event<'a> {
@@ -25,7 +25,7 @@ pub(super) enum Event<'a> {
     Text(&'a [u8]),
     /// A line end in it.
     LineEnd,
-    /// Its content ended; whether the message ends with it.
+    /// Its content ended; whether it was all that there was, with the last line end.
     End(bool),
     /// Octets around parts: boundaries with their line ends, and what stands before the first and after the last.
     Frame(&'a [u8]),
@@ -100,8 +100,13 @@ impl Walk {
         let Walk { lines, tree } = self;
         lines.finish(&mut |piece| tree.take(piece, visit));
         tree.begin_message(visit);
-        tree.release_line_end(visit);
-        tree.end_part(true, visit);
+        // Where a multipart was never closed, its last boundary is missing, and the line end before it is not.
+        let is_closed = tree.open.is_empty();
+        if is_closed {
+            tree.release_line_end(visit);
+        }
+        tree.end_part(is_closed, visit);
+        tree.release_frame_end(visit);
     }
 
     /// What makes readers differ about the structure.
@@ -171,6 +176,13 @@ impl Tree {
         }
     }
 
+    /// The line end is the boundary's.
+    fn release_frame_end(&mut self, visit: &mut impl FnMut(Event<'_>)) {
+        if std::mem::take(&mut self.is_line_end_held) {
+            visit(Event::Frame(b"\r\n"));
+        }
+    }
+
     /// Takes a piece of the header. `false` if the header ended before it.
     fn header(&mut self, piece: Piece<'_>, visit: &mut impl FnMut(Event<'_>)) -> bool {
         if piece.is_first {
@@ -211,9 +223,14 @@ impl Tree {
         if let Some(doubt) = fields.doubt {
             self.note(doubt);
         }
-        if self.around.depth >= limits::MIME_DEPTH && matches!(kind, Kind::Multipart { .. } | Kind::Message) {
-            kind = Kind::Closed("its parts are nested too deep");
-            self.note("its parts are nested too deep");
+        if matches!(kind, Kind::Multipart { .. } | Kind::Message) {
+            if end == HeaderEnd::Body {
+                self.note("no empty line ends the header above a multipart or a message inside");
+            }
+            if self.around.depth >= limits::MIME_DEPTH {
+                kind = Kind::Closed("its parts are nested too deep");
+                self.note("its parts are nested too deep");
+            }
         }
         let part = Part {
             kind,
@@ -267,9 +284,7 @@ impl Tree {
 
     fn cross(&mut self, level: usize, is_last: bool, piece: Piece<'_>, visit: &mut impl FnMut(Event<'_>)) {
         self.end_part(false, visit);
-        if std::mem::take(&mut self.is_line_end_held) {
-            visit(Event::Frame(b"\r\n"));
-        }
+        self.release_frame_end(visit);
         visit(Event::Frame(piece.octets));
         if piece.end == End::Line {
             visit(Event::Frame(b"\r\n"));
