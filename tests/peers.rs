@@ -2,13 +2,16 @@
 
 mod support;
 
+use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use support::net::Net;
 use support::postfix::{Options, Postfix};
-use support::{Client, Server};
+use support::{Client, Server, eventually, find};
 
 const MESSAGE: &str = "Subject: between hosts\n\n.a dot\nGrüße\n";
 /// What stands below its header, to which each host adds.
@@ -52,7 +55,7 @@ fn postfix_relays_to_our_port() {
     postfix.send("sender@far.example", &["ann@example.org"], MESSAGE.as_bytes());
     let found = server.wait_for("ann@example.org", 1);
     assert!(is_the_message(&found[0]), "{}", String::from_utf8_lossy(&found[0]));
-    support::eventually("the queue of Postfix is empty", || postfix.queue().contains("queue is empty"));
+    eventually("the queue of Postfix is empty", || postfix.queue().contains("queue is empty"));
 }
 
 #[test]
@@ -89,7 +92,7 @@ fn hosts_reach_each_other_at_port_25_and_nobody_else_does() {
     }
     let refused = connect(&net, "beta", net.host("alpha").v4, patience).unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
-    let Some(other) = Net::new(test, &["alpha"]) else { return };
+    let other = Net::new(test, &["alpha"]).unwrap();
     assert!(connect(&other, "alpha", beta.v4, Duration::from_millis(300)).is_err());
 }
 
@@ -110,6 +113,30 @@ fn packets_to_a_lost_host_vanish_until_it_is_found() {
     hangs(beta.v4.into());
     net.find(beta.v4.into());
     connect(&net, "alpha", beta.v4, Duration::from_secs(10)).unwrap();
+}
+
+#[test]
+fn what_a_killed_run_left_behind_is_removed_by_the_next() {
+    let test = "what_a_killed_run_left_behind_is_removed_by_the_next";
+    let Some(first) = Net::new(test, &["alpha"]) else { return };
+    let mut gone = Command::new("true").spawn().unwrap();
+    gone.wait().unwrap();
+    let left = format!("postrider-test-{}-0-alpha", gone.id());
+    let ip =
+        |arguments: &[&str]| Command::new(find("ip").unwrap()).args(arguments).stdin(Stdio::null()).spawn().unwrap();
+    assert!(ip(&["netns", "add", &left]).wait().unwrap().success());
+    let mut sleeper = ip(&["netns", "exec", &left, "sleep", "600"]);
+    let folder = Path::new("/etc/netns").join(&left);
+    fs::create_dir_all(&folder).unwrap();
+    eventually("the sleeper sleeps there", || {
+        let entered = fs::read_link(format!("/proc/{}/ns/net", sleeper.id()));
+        entered.is_ok_and(|entered| fs::read_link("/proc/self/ns/net").unwrap() != entered)
+    });
+    let _second = Net::new(test, &["alpha"]).unwrap();
+    assert!(!sleeper.wait().unwrap().success());
+    assert!(!Path::new("/run/netns").join(&left).exists() && !folder.exists());
+    // Those of a run that goes on are left alone.
+    assert!(first.host("alpha").command("true").status().unwrap().success());
 }
 
 #[test]

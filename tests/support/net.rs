@@ -72,7 +72,8 @@ impl Net {
     /// From now on packets to `address` vanish, whichever host sends them, on open connections too.
     pub fn lose(&self, address: IpAddr) {
         for host in self.others(address) {
-            ip(&format!("-n {} neigh replace {address} lladdr {NOBODY} dev eth0 nud permanent", host.namespace)).unwrap();
+            ip(&format!("-n {} neigh replace {address} lladdr {NOBODY} dev eth0 nud permanent", host.namespace))
+                .unwrap();
         }
     }
 
@@ -185,7 +186,11 @@ fn ip(arguments: &str) -> Result<String, String> {
     let mut command = Command::new(find("ip").ok_or("ip is not installed")?);
     let output = command.args(arguments.split(' ')).output().map_err(|error| error.to_string())?;
     let text = |octets: &[u8]| String::from_utf8_lossy(octets).trim().to_owned();
-    if output.status.success() { Ok(text(&output.stdout)) } else { Err(format!("ip {arguments}: {}", text(&output.stderr))) }
+    if output.status.success() {
+        Ok(text(&output.stdout))
+    } else {
+        Err(format!("ip {arguments}: {}", text(&output.stderr)))
+    }
 }
 
 /// Removes what was made by processes that are gone.

@@ -11,6 +11,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use nix::unistd::User;
 
 use super::net::Host;
 use super::{eventually, files, find, have, is_root};
@@ -128,40 +132,48 @@ impl Postfix {
             fs::create_dir(self.path(name)).unwrap();
         }
         chown(self.path("mail"), Some(MAIL_OWNER), Some(MAIL_OWNER)).unwrap();
-        let account = nix::unistd::User::from_name("postfix").unwrap().expect("Postfix has an account");
+        let account = User::from_name("postfix").unwrap().expect("Postfix has an account");
         chown(self.path("state"), Some(account.uid.as_raw()), None).unwrap();
         let mailboxes: String = options.mailboxes.iter().map(|name| format!("{name} {}/\n", maildir(name))).collect();
-        fs::write(self.configuration().join("mailboxes"), mailboxes).unwrap();
-        fs::write(self.configuration().join("main.cf"), main_cf(folder, options)).unwrap();
         let listen = options.host.map_or_else(|| self.address.to_string(), |_| "25".to_owned());
-        fs::write(self.configuration().join("master.cf"), master_cf(&listen)).unwrap();
+        let texts =
+            [("mailboxes", mailboxes), ("main.cf", main_cf(folder, options)), ("master.cf", master_cf(&listen))];
+        for (name, text) in texts {
+            let mut file = fs::File::create(self.configuration().join(name)).unwrap();
+            file.write_all(text.as_bytes()).unwrap();
+            // Each of its programs waits for two seconds on a file that was just written, lest it be written still.
+            file.set_modified(SystemTime::now() - Duration::from_secs(60)).unwrap();
+        }
     }
 
-    fn master(&self) -> Option<i32> {
+    fn master(&self) -> Option<u32> {
         fs::read_to_string(self.path("queue/pid/master.pid")).ok()?.trim().parse().ok()
     }
 }
 
 impl Drop for Postfix {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if thread::panicking() {
             eprintln!("--- the log of Postfix\n{}", self.log());
         }
         let Some(master) = self.master() else { return };
-        let signal = |signal: &str, whom: String| {
-            let status = Command::new("kill").args([signal, "--", &whom]).stderr(Stdio::null()).status();
-            status.is_ok_and(|status| status.success())
+        let signal = |signal: &str, whom: &str| {
+            let _ = Command::new("kill").args([signal, "--", whom]).stderr(Stdio::null()).status();
         };
-        signal("-TERM", master.to_string());
-        let begun = std::time::Instant::now();
-        while signal("-0", format!("-{master}")) {
-            if begun.elapsed().as_secs() >= 3 {
-                signal("-KILL", format!("-{master}"));
-                break;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(10));
+        signal("-TERM", &master.to_string());
+        let begun = Instant::now();
+        while is_running(master) && begun.elapsed() < Duration::from_secs(3) {
+            thread::sleep(Duration::from_millis(5));
         }
+        // Whoever of its group is left.
+        signal("-KILL", &format!("-{master}"));
     }
+}
+
+/// Whether a process is there and not just still to be reaped.
+fn is_running(process: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
 /// The Maildir of an address below the mailboxes.
