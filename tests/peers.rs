@@ -125,7 +125,7 @@ fn what_a_killed_run_left_behind_is_removed_by_the_next() {
     let ip =
         |arguments: &[&str]| Command::new(find("ip").unwrap()).args(arguments).stdin(Stdio::null()).spawn().unwrap();
     assert!(ip(&["netns", "add", &left]).wait().unwrap().success());
-    let mut sleeper = ip(&["netns", "exec", &left, "sleep", "600"]);
+    let mut sleeper = ip(&["netns", "exec", &left, "sleep", "30"]);
     let folder = Path::new("/etc/netns").join(&left);
     fs::create_dir_all(&folder).unwrap();
     eventually("the sleeper sleeps there", || {
