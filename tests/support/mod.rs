@@ -4,6 +4,8 @@
 pub mod zone;
 pub mod hop;
 pub mod parcel;
+pub mod net;
+pub mod postfix;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -74,6 +76,14 @@ impl Server {
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// Puts `new` in the place of `old` in its configuration.
+    pub fn configure(&self, old: &str, new: &str) {
+        let path = self.path("postrider.toml");
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(old), "{old} is not in the configuration");
+        fs::write(path, text.replace(old, new)).unwrap();
     }
 
     /// The command that starts it.
@@ -314,15 +324,28 @@ impl Client {
     }
 }
 
+/// Where a program of this machine is. Those for administrators count, though not every account's PATH has them.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let folders = ["/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/bin"];
+    folders.iter().map(|folder| Path::new(folder).join(program)).find(|path| path.exists())
+}
+
 /// Whether this machine has a program. If not, the test that needs it is named in the list that `make test` prints.
 pub fn have(program: &str, test: &str) -> bool {
-    let found = ["/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/bin"]
-        .iter()
-        .any(|folder| Path::new(folder).join(program).exists());
+    let found = find(program).is_some();
     if !found {
         skip(test, &format!("{program} is not installed"));
     }
     found
+}
+
+/// Whether this is root. If not, the test that needs it is named in the list that `make test` prints.
+pub fn is_root(test: &str) -> bool {
+    let is_root = nix::unistd::geteuid().is_root();
+    if !is_root {
+        skip(test, "only root may");
+    }
+    is_root
 }
 
 /// Names a test that can't run here in the list that `make test` prints.
