@@ -73,6 +73,14 @@ impl Entry {
         self.size - self.body_at
     }
 
+    /// The first octets of the message without its envelope, at most as many.
+    pub fn head(&mut self, most: usize) -> io::Result<Vec<u8>> {
+        self.file.seek(SeekFrom::Start(self.body_at))?;
+        let mut head = Vec::new();
+        (&self.file).take(most as u64).read_to_end(&mut head)?;
+        Ok(head)
+    }
+
     /// Copies the message without its envelope. Returns its octets.
     pub fn copy_body(&mut self, to: &mut File) -> io::Result<u64> {
         self.file.seek(SeekFrom::Start(self.body_at))?;

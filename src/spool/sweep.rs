@@ -138,6 +138,7 @@ impl Spool {
     pub(super) fn wait_by_state(&self, id: QueueId) -> (Duration, Duration) {
         let text = read_state(&self.folders.state(id)).ok().flatten();
         match text.and_then(|text| text.parse::<State>().ok()) {
+            Some(state) if is_touched(&self.folders.eml(id), &self.folders.state(id)) => (Duration::ZERO, state.waited),
             Some(state) => (wait_of(&state, Now::read().wall), state.waited),
             None => (Duration::ZERO, Duration::ZERO),
         }
@@ -160,10 +161,16 @@ impl Spool {
 
 /// The sooner of what the wall clock says and what was left to wait when it was written, so that a clock that jumped
 /// delays nothing by more than that.
-fn wait_of(state: &State, wall: Duration) -> Duration {
+pub(super) fn wait_of(state: &State, wall: Duration) -> Duration {
     let by_clock = state.next_attempt.map_or(Duration::ZERO, |next| next.saturating_sub(wall));
     // A person who sets Next-Attempt by hand may leave Retry-In out.
     if state.retry_in.is_zero() { by_clock } else { by_clock.min(state.retry_in) }
+}
+
+/// Whether the message was touched after its state was written: it is to be tried now, also if no server ran then.
+pub(super) fn is_touched(eml: &Path, state: &Path) -> bool {
+    let modified = |path: &Path| path.symlink_metadata().and_then(|metadata| metadata.modified()).ok();
+    modified(eml).zip(modified(state)).is_some_and(|(eml, state)| eml > state)
 }
 
 /// The id as which a file in `drop/` is being taken, by its name `.ID`.
