@@ -59,7 +59,8 @@ impl Spool {
         }
         entries.iter().for_each(|&id| self.saw_id(id));
         self.see_other_ids()?;
-        let with_state: std::collections::HashSet<QueueId> = states.iter().copied().collect();
+        let mut with_state: std::collections::HashSet<QueueId> = states.iter().copied().collect();
+        with_state.extend(self.bring_back_states()?);
         for &id in &entries {
             self.schedule_found(id, with_state.contains(&id));
         }
@@ -146,15 +147,40 @@ impl Spool {
 
     /// S4: the message has left `queue/`; its state follows it to `hold/`, or goes.
     pub(super) fn follow_with_state(&self, id: QueueId) -> io::Result<()> {
-        let state = self.folders.state(id);
-        if self.folders.hold.join(eml(id)).exists() {
-            let to = self.folders.hold.join(state_file(id));
-            match fs::rename(&state, &to) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(durable::located("move here", &to, error)),
-                _ => durable::sync_dir(&self.folders.hold),
-            }
-        } else {
-            durable::remove(&state)
+        let (queue, hold) = (&self.folders.queue, &self.folders.hold);
+        // A person may move it between two looks.
+        match [hold, queue, hold].into_iter().find(|folder| folder.join(eml(id)).exists()) {
+            Some(folder) if folder == hold => self.move_state(id, queue, hold),
+            Some(_) => Ok(()),
+            None => durable::remove(&self.folders.state(id)),
+        }
+    }
+
+    /// S5: messages that were moved back while no server ran. Without their states they would go to everybody again.
+    fn bring_back_states(&self) -> io::Result<Vec<QueueId>> {
+        let states = names(&self.folders.hold)?.into_iter().filter_map(|name| match named(&name) {
+            Named::State(id) if !self.folders.state(id).exists() => Some(id),
+            _ => None,
+        });
+        states.filter_map(|id| self.bring_back_state(id).map(|moved| moved.then_some(id)).transpose()).collect()
+    }
+
+    /// Moves the state of a message from `hold/` to `queue/` if the message was. Says whether it did.
+    pub(super) fn bring_back_state(&self, id: QueueId) -> io::Result<bool> {
+        let (queue, hold) = (&self.folders.queue, &self.folders.hold);
+        let is_in = |folder: &Path| folder.join(eml(id)).exists();
+        let to_move = hold.join(state_file(id)).exists() && !is_in(hold) && is_in(queue);
+        if to_move {
+            self.move_state(id, hold, queue)?;
+        }
+        Ok(to_move)
+    }
+
+    fn move_state(&self, id: QueueId, from: &Path, to: &Path) -> io::Result<()> {
+        let path = to.join(state_file(id));
+        match fs::rename(from.join(state_file(id)), &path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(durable::located("move here", &path, error)),
+            _ => durable::sync_dir(to),
         }
     }
 }
