@@ -7,7 +7,7 @@
 //! | `patience` | when the next one comes: pure |
 
 mod attempt;
-mod patience;
+pub mod patience;
 mod plan;
 
 use crate::route::CurrentSite;
