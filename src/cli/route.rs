@@ -36,12 +36,21 @@ pub fn run(config: &Path, address: &str, from: Option<&str>) -> Result<u8, Failu
     for end in &route.ends {
         text.push_str(&told(&site, end, &sender));
     }
-    if route.ends.iter().any(|end| end.place != Place::Mailbox) {
+    if route.ends.iter().any(is_tried_again) {
         text.push_str(&times(&site.config.delivery));
     }
     print(&text.lines().map(|line| plain(line) + "\n").collect::<String>())?;
     let arrives = |end: &End| !matches!(end.place, Place::Nowhere(_));
     Ok(if route.ends.iter().any(arrives) { exit::OK } else { exit::NO_USER })
+}
+
+/// Whether it may take more than one attempt by design, and not for want of a disk.
+fn is_tried_again(end: &End) -> bool {
+    match &end.place {
+        Place::Mailbox => false,
+        Place::NextHop(_) => true,
+        Place::Nowhere(cause) => cause.reply.code() < 500,
+    }
 }
 
 fn load(config: &Path) -> Result<Site, Failure> {

@@ -72,6 +72,11 @@ impl Selection {
         self.0.iter().any(|word| !matches!(word, Word::Id(other) if *other != id))
     }
 
+    /// Whether it has a message of this id by its id.
+    pub fn names(&self, id: QueueId) -> bool {
+        self.0.contains(&Word::Id(id))
+    }
+
     /// The id, if it means one message by its id.
     pub fn single_id(&self) -> Option<QueueId> {
         match self.0[..] {
@@ -211,6 +216,7 @@ mod tests {
         assert_eq!(ids.single_id(), Some(ours));
         let mixed = Selection::parse(&["0TQXGV0000001", "@b.org"]).unwrap();
         assert!(mixed.may_match(other) && mixed.single_id().is_none());
+        assert!(mixed.names(ours) && !mixed.names(other));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use super::Queue;
 use crate::cli::words::{count, plain};
-use crate::cli::{Failure, exit, misused, print};
+use crate::cli::{Failure, exit, print};
 use crate::spool::Folders;
 use crate::spool::by_hand::{self, Done};
 use crate::spool::listing::{Listed, Place};
@@ -58,23 +58,23 @@ impl Verb {
         }
     }
 
-    /// What was done with a message.
+    /// What was done.
     fn done(self) -> &'static str {
         match self {
-            Verb::Retry => "is tried now",
+            Verb::Retry => "brought forward",
             Verb::Hold => "held",
             Verb::Release => "released",
             Verb::Remove => "removed",
         }
     }
 
-    /// What was done with all of them.
-    fn sum(self, running: bool) -> &'static str {
+    /// What comes of it.
+    fn then(self, running: bool) -> &'static str {
         match (self, running) {
-            (Verb::Retry, true) => "to be tried now",
-            (Verb::Retry, false) => "to be tried as soon as the server is started; none runs",
-            (Verb::Release, false) => "released; no server runs",
-            (verb, _) => verb.done(),
+            (Verb::Retry, true) => ": tried now",
+            (Verb::Retry, false) => ": no server runs; the next start tries",
+            (Verb::Release, false) => "; no server runs",
+            _ => "",
         }
     }
 }
@@ -87,7 +87,7 @@ pub fn run(queue: &Queue, verb: Verb, yes: bool) -> Result<u8, Failure> {
     };
     let (mut matched, mut changed) = (0, 0);
     for listed in queue.messages()? {
-        let meant = verb.means(listed.place) || queue.selection.single_id().is_some();
+        let meant = verb.means(listed.place) || queue.selection.names(listed.id);
         if !meant || agreed.as_ref().is_some_and(|agreed| !agreed.contains(&listed.path)) {
             continue;
         }
@@ -97,11 +97,11 @@ pub fn run(queue: &Queue, verb: Verb, yes: bool) -> Result<u8, Failure> {
         // Where nobody reads it any more, the changes are still wanted.
         print(&told(verb, &listed, &done))?;
     }
+    let running = by_hand::is_running(&queue.config.spool);
     if matched == 0 {
         return Err(Failure::new(exit::NO_INPUT, format!("there is no message to {}", name(verb))));
     }
-    let running = by_hand::is_running(&queue.config.spool);
-    print(&format!("{} {}.\n", count(changed, "message"), verb.sum(running)))?;
+    print(&format!("{} {}{}.\n", count(changed, "message"), verb.done(), verb.then(running)))?;
     Ok(if changed > 0 { exit::OK } else { exit::DATA })
 }
 
@@ -138,7 +138,8 @@ fn agreed(queue: &Queue) -> Result<HashSet<PathBuf>, Failure> {
         return Ok(paths);
     }
     if !io::stdin().is_terminal() {
-        return Err(misused(&format!("{} match; to remove them without being asked, say --yes", paths.len()), "queue"));
+        let what = format!("{} match; to remove them without being asked, say --yes", count(paths.len(), "message"));
+        return Err(Failure::new(exit::USAGE, what));
     }
     // Without standard error nobody can be asked, and nobody agrees.
     let _ = write!(io::stderr(), "Remove {} for good? Nobody is told. [y/N] ", count(paths.len(), "message"));
