@@ -157,7 +157,7 @@ fn read(folders: &Folders, Found { id, place, number }: Found) -> Option<Listed>
     let (size, envelope, mut problem) = match Entry::open(&path) {
         Ok(entry) => (entry.size, Some(entry.envelope), None),
         Err(Unfit::Gone) => return None,
-        Err(Unfit::Unreadable(error)) => (size_of(&path)?, None, Some(error.to_string())),
+        Err(Unfit::Unreadable(error)) => (size_of(&path)?, None, Some(format!("it can't be read: {}", error.kind()))),
         Err(Unfit::WrongFormat(what)) => (size_of(&path)?, None, Some(what)),
     };
     let state = read_state(&state_path).map_err(|error| error.to_string()).and_then(|text| match text {

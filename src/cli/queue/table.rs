@@ -152,7 +152,7 @@ impl Sum {
             }
         };
         if !running && self.due + self.waiting > 0 {
-            text.push_str(" No server runs: nothing is tried until one is started.");
+            text.push_str("\nNo server runs: nothing is tried until one is started.");
         }
         text.push('\n');
         text
@@ -180,7 +180,7 @@ mod tests {
                 Sum { due: 1, failed: 2, ..Sum::default() },
                 false,
                 false,
-                "3 messages, 0 B: 1 due now, 2 failed. No server runs: nothing is tried until one is started.\n",
+                "3 messages, 0 B: 1 due now, 2 failed.\nNo server runs: nothing is tried until one is started.\n",
             ),
         ] {
             assert_eq!(sum.told(whole, running), expected);
