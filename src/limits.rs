@@ -205,6 +205,12 @@ pub const STATE_FILE: u64 = 16 * 1024 * 1024;
 /// Octets of a value in the log: many of them are another host's words.
 pub const FOREIGN_TEXT: usize = 1024;
 
+/// Targets of a message that `queue list` shows, while some are open: more of them hide the other messages.
+pub const LISTED_TARGETS: usize = 10;
+
+/// Octets of a message's header that `queue show` prints.
+pub const SHOWN_HEADER: usize = 64 * 1024;
+
 /// How long a file written in place in drop/ must be unchanged once closed, and without having been closed.
 pub const DROP_SETTLED: Duration = Duration::from_secs(2);
 /// See [`DROP_SETTLED`].

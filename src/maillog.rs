@@ -180,7 +180,7 @@ impl Display for Escaped<'_> {
 }
 
 /// Besides controls, what is no ASCII and breaks a line or turns its direction, for some who show it.
-fn is_unprintable(letter: char) -> bool {
+pub fn is_unprintable(letter: char) -> bool {
     letter.is_control() || (!letter.is_ascii() && letter.escape_debug().len() > 1)
 }
 

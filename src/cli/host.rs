@@ -1,6 +1,5 @@
 //! What `check` finds on this host: ports, accounts, folders and room. It makes nothing; a port is bound and let go.
 
-use std::fs::{File, TryLockError};
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
@@ -12,13 +11,14 @@ use super::check::Finding;
 use crate::config::{Config, LogTarget};
 use crate::io::{account, durable, listener};
 use crate::limits;
+use crate::spool::by_hand;
 
 /// The folders of the spool (DESIGN §3), besides the mailboxes.
 const SPOOL_FOLDERS: [&str; 5] = ["drop", "tmp", "queue", "hold", "failed"];
 
 /// Whether every port can be had, or is ours already.
 pub fn ports(config: &Config) -> Vec<Finding> {
-    let running = is_running(&config.spool);
+    let running = by_hand::is_running(&config.spool);
     let mut findings = Vec::new();
     if running {
         findings.push(Finding::ok(format!("a server is running on the spool {}", config.spool.display())));
@@ -31,11 +31,6 @@ pub fn ports(config: &Config) -> Vec<Finding> {
             .push(Finding::warning("listen has no address: nobody can connect; mail comes only by the drop folder"));
     }
     findings
-}
-
-/// A running server holds a lock on its spool. A shared one is enough to see it, and is given back at once.
-fn is_running(spool: &Path) -> bool {
-    File::open(spool).is_ok_and(|folder| matches!(folder.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
 fn port(key: &str, address: &SocketAddr, running: bool) -> Finding {
@@ -265,7 +260,7 @@ mod tests {
         let spool = tempfile::tempdir().unwrap();
         let found = ports(&config(spool.path()));
         assert!(found.len() == 1 && found[0].level == Level::Error && found[0].text.contains("ss -ltnp"), "{found:?}");
-        let lock = File::open(spool.path()).unwrap();
+        let lock = std::fs::File::open(spool.path()).unwrap();
         lock.lock().unwrap();
         let found = ports(&config(spool.path()));
         assert!(found[0].text.contains("a server is running"), "{found:?}");

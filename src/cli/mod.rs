@@ -7,7 +7,10 @@
 mod check;
 mod host;
 mod password;
+mod queue;
+mod route;
 mod user;
+mod words;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -51,6 +54,13 @@ usage: postrider [--config FILE] VERB [ARGUMENTS]
   user passwd ADDRESS     set another password
   user remove ADDRESS     remove a user; the mail stays
   user list               every user, one a line
+  queue list [WORD...]    what waits, is held or has failed, with the last replies and the next attempt
+  queue show WORD...      all that is known of a message
+  queue retry WORD...     try now
+  queue hold WORD...      set aside
+  queue release WORD...   let what was set aside go on
+  queue remove WORD...    remove for good; nobody is told
+  route ADDRESS           where mail for an address would go and why, and when it would be tried
 
   --config FILE           the configuration; default /etc/postrider/postrider.toml
   --help, --version       also after a verb
@@ -79,6 +89,31 @@ usage: postrider user add ADDRESS
 
 The password is asked for twice at a terminal, else it is the first line of standard input.
 A running server takes the change up by itself.
+";
+
+const USAGE_QUEUE: &str = "\
+usage: postrider queue [list] [WORD...] [--json]
+       postrider queue show WORD... [--json]
+       postrider queue retry | hold | release WORD...
+       postrider queue remove WORD... [--yes]
+       each with [--config FILE]
+
+WORD is one of, and several mean any of them:
+  0TQXGV0000001           the message with this id
+  ann@example.org         messages from or to this address
+  example.org             messages to anyone in this domain
+  from:ann@example.org, from:@example.org, from:<>    by the sender; <> is the sender of reports
+  to:bob@example.net, to:@example.net                 by the recipient
+  all                     every message
+Works with the server up or down. remove asks if more than one message matches, unless --yes is given.
+";
+
+const USAGE_ROUTE: &str = "\
+usage: postrider route ADDRESS [--from ADDRESS] [--config FILE]
+
+Says where mail for ADDRESS would go, each step and why, and when it would be tried. Nothing is sent.
+--from is the sender; it matters for lists with an owner. Default: the postmaster; <> is the sender of reports.
+Ends with 67 if the mail would go nowhere.
 ";
 
 /// Why a verb ended without success.
@@ -136,19 +171,32 @@ fn dispatch(arguments: impl Iterator<Item = OsString>) -> Result<u8, Failure> {
     if matches.opt_present("help") {
         return print(usage_of(verb)).map(|()| exit::OK);
     }
-    if matches.opt_present("offline") && verb != "check" {
-        return Err(misused("only check knows --offline", verb));
+    for (option, of) in OPTIONS_OF_VERBS {
+        if matches.opt_present(option) && verb != of {
+            return Err(misused(&format!("only {of} knows --{option}"), verb));
+        }
     }
     let config = config_path(&matches);
     match words[..] {
         ["serve"] => serve(&config),
         ["check"] => check::run(&config, matches.opt_present("offline")),
         ["user", ref rest @ ..] => user::run(&config, rest).map(|()| exit::OK),
-        [] => Err(misused("name a verb: serve, check or user", "")),
+        ["queue", ref rest @ ..] => {
+            let flags = queue::Flags { json: matches.opt_present("json"), yes: matches.opt_present("yes") };
+            queue::run(&config, rest, flags)
+        }
+        ["route", address] => route::run(&config, address, matches.opt_str("from").as_deref()),
+        ["route"] => Err(misused("the address is missing", verb)),
+        ["route", _, word, ..] => Err(misused(&format!("there is one word too many: {word}"), verb)),
+        [] => Err(misused("name a verb: serve, check, user, queue or route", "")),
         ["serve" | "check", word, ..] => Err(misused(&format!("{verb} takes no {word}"), verb)),
-        _ => Err(misused(&format!("there is no verb {verb}; the verbs are serve, check and user"), "")),
+        _ => Err(misused(&format!("there is no verb {verb}; the verbs are serve, check, user, queue and route"), "")),
     }
 }
+
+/// Options that only one verb knows.
+const OPTIONS_OF_VERBS: [(&str, &str); 4] =
+    [("offline", "check"), ("json", "queue"), ("yes", "queue"), ("from", "route")];
 
 fn options() -> Options {
     let mut options = Options::new();
@@ -156,6 +204,9 @@ fn options() -> Options {
     options.optflag("h", "help", "");
     options.optflag("V", "version", "");
     options.optflag("", "offline", "");
+    options.optflag("", "json", "");
+    options.optflag("", "yes", "");
+    options.optopt("", "from", "", "ADDRESS");
     options
 }
 
@@ -168,6 +219,8 @@ fn usage_of(verb: &str) -> &'static str {
         "serve" => USAGE_SERVE,
         "check" => USAGE_CHECK,
         "user" => USAGE_USER,
+        "queue" => USAGE_QUEUE,
+        "route" => USAGE_ROUTE,
         _ => USAGE,
     }
 }
@@ -184,12 +237,16 @@ fn serve(config: &Path) -> Result<u8, Failure> {
 
 /// Writes to standard output.
 fn print(text: &str) -> Result<(), Failure> {
+    write_out(text).map(|_| ())
+}
+
+/// Writes to standard output, and says whether anyone still reads it.
+fn write_out(text: &str) -> Result<bool, Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::new(exit::IO, format!("cannot write to standard output: {error}")))
-        }
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::new(exit::IO, format!("cannot write to standard output: {error}"))),
     }
 }
 

@@ -31,6 +31,13 @@ pub fn spread(wait: Duration, chance: f64) -> Duration {
     wait.mul_f64(JITTER * chance.clamp(0.0, 1.0))
 }
 
+/// How long a message has waited at each of its attempts, from the first to the one after which it is given up: what
+/// [`next_wait`] and [`is_over`] come to, but for chance.
+pub fn schedule(settings: &Delivery) -> impl Iterator<Item = Duration> {
+    let next = |waited: &Duration| (!is_over(*waited, settings)).then(|| *waited + next_wait(*waited, settings, 0.5));
+    std::iter::successors(Some(Duration::ZERO), next)
+}
+
 /// Any number from 0 to 1.
 pub fn chance() -> f64 {
     // Without randomness the waits are merely all alike.
@@ -48,6 +55,15 @@ mod tests {
         for (waited, expected) in [(0, 5), (5, 5), (10, 10), (20, 20), (10_000, 180)] {
             assert_eq!(next_wait(minutes(waited), &settings, 0.5), minutes(expected), "{waited}");
         }
+    }
+
+    #[test]
+    fn a_schedule_ends_with_the_attempt_after_which_it_is_over() {
+        let settings = Delivery::default();
+        let attempts: Vec<u64> = schedule(&settings).map(|waited| waited.as_secs() / 60).collect();
+        assert_eq!(attempts[..9], [0, 5, 10, 20, 40, 80, 160, 320, 500]);
+        let give_up = settings.give_up.as_secs() / 60;
+        assert!(attempts.iter().rev().skip(1).all(|waited| *waited < give_up) && *attempts.last().unwrap() >= give_up);
     }
 
     #[test]

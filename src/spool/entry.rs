@@ -92,6 +92,10 @@ impl Entry {
         loop {
             let before = head.len();
             let read = (&mut body).take(HEADER_STEP).read_to_end(&mut head)?;
+            if head.starts_with(EMPTY_LINE) {
+                head.truncate(EMPTY_LINE.len());
+                return Ok(head);
+            }
             let from = before.saturating_sub(END_OF_HEADER.len());
             if let Some(at) = memchr::memmem::find(&head[from..], END_OF_HEADER) {
                 head.truncate(from + at + END_OF_HEADER.len());
@@ -111,6 +115,7 @@ impl Entry {
 }
 
 const END_OF_HEADER: &[u8] = b"\r\n\r\n";
+const EMPTY_LINE: &[u8] = b"\r\n";
 
 /// Most headers are shorter.
 const HEADER_STEP: u64 = 8 * 1024;
@@ -164,7 +169,7 @@ mod tests {
     fn the_header_ends_with_its_empty_line() {
         let long = format!("To: b@c.org\r\n{}\r\n", "X-Long: 12345678\r\n".repeat(2000));
         for (message, header) in
-            [("A: b\r\n\r\nbody\r\n\r\n", "A: b\r\n\r\n"), ("A: b\r\n", "A: b\r\n"), (&format!("{long}body"), &long)]
+            [("A: b\r\n\r\nbody\r\n\r\n", "A: b\r\n\r\n"), ("\r\nbody\r\n\r\n", "\r\n"), ("A: b\r\n", "A: b\r\n"), (&format!("{long}body"), &long)]
         {
             let mut entry = open(&format!("X-Sender: <a@b.org>\r\nX-Receiver: <c@d.org>\r\n{message}")).unwrap();
             assert_eq!(entry.header().unwrap(), header.as_bytes());

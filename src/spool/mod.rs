@@ -6,6 +6,7 @@
 //! S2  queue/ID.eml              accepted: 250 was or will be    at start: due now
 //! S3  queue/ID.eml + ID.state   tried or edited                 at start: due at the sooner of Next-Attempt and Retry-In
 //! S4  queue/ID.state alone      removed, or moved by hand       at start: moved beside hold/ID.eml if there is one, else removed
+//! S5  queue/ID.eml + hold/ID.state   moved back by hand         at start: the state is moved back too
 //!
 //! enter   write tmp/ID → rename to queue/ID.eml → sync file and queue/, shared by all who wait → answer 250
 //! update  write tmp/ID.state, sync → rename over queue/ID.state → sync queue/
@@ -26,16 +27,22 @@
 //! | `aside` | `failed/` and its reports |
 //! | `sweep` | what is done once at start |
 //! | `watch` | what a person changed by hand |
+//! | `listing` | the queue as its files tell it, without a server |
+//! | `selection` | which messages a person means |
+//! | `by_hand` | what a person may do to a message, as a verb does it |
 //! | `pickup` | `drop/` |
 //!
 //! An error is an `io::Error` that names the file. None of them loses a message: see P1–P5 in the design.
 
 mod aside;
+pub mod by_hand;
 mod claim;
 mod draft;
 mod entry;
+pub mod listing;
 mod pickup;
 mod schedule;
+pub mod selection;
 pub mod state;
 mod sweep;
 mod watch;
@@ -46,6 +53,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -105,6 +114,11 @@ impl Folders {
         }
     }
 
+    /// The spool itself.
+    pub fn spool(&self) -> &Path {
+        self.queue.parent().unwrap_or(Path::new("."))
+    }
+
     fn all(&self) -> [&Path; 5] {
         [&self.tmp, &self.queue, &self.hold, &self.failed, &self.drop]
     }
@@ -128,16 +142,29 @@ fn state_file(id: QueueId) -> String {
     format!("{id}.state")
 }
 
+/// Locks the spool for a server. Who only looks whether one runs has the lock for a moment, and keeps none from starting.
+fn lock(path: &Path) -> io::Result<File> {
+    let folder = File::open(path)?;
+    let mut looks = 10;
+    loop {
+        looks -= 1;
+        match folder.try_lock() {
+            Ok(()) => return Ok(folder),
+            Err(TryLockError::WouldBlock) if looks > 0 => thread::sleep(Duration::from_millis(10)),
+            Err(TryLockError::WouldBlock) => {
+                return Err(durable::located("lock", path, io::ErrorKind::WouldBlock.into()));
+            }
+            Err(TryLockError::Error(error)) => return Err(durable::located("lock", path, error)),
+        }
+    }
+}
+
 impl Spool {
     /// Opens the spool in `path`, makes its folders, and clears up what a crash may have left. The [`Writer`] has a thread
     /// of its own to be run in. Fails with `WouldBlock` if another server has it open.
     pub fn open(path: &Path) -> io::Result<(Spool, Writer)> {
         durable::create_dirs(path)?;
-        let lock = File::open(path)?;
-        lock.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => durable::located("lock", path, io::ErrorKind::WouldBlock.into()),
-            TryLockError::Error(error) => durable::located("lock", path, error),
-        })?;
+        let lock = lock(path)?;
         let folders = Folders::of(path);
         folders.all().into_iter().try_for_each(durable::create_dirs)?;
         let (work, waiting): (Sender<Work>, Receiver<Work>) = bounded(limits::COMMIT_QUEUE);

@@ -120,11 +120,21 @@ impl fmt::Display for StateError {
 impl Via {
     const NAMES: [(&'static str, Via); 3] =
         [("mailbox", Via::Mailbox), ("next-hop", Via::NextHop), ("alias", Via::Alias)];
+
+    /// As the file names it.
+    pub fn name(self) -> &'static str {
+        name_of(&Via::NAMES, self)
+    }
 }
 
 impl Status {
     const NAMES: [(&'static str, Status); 3] =
         [("pending", Status::Pending), ("delivered", Status::Delivered), ("failed", Status::Failed)];
+
+    /// As the file names it.
+    pub fn name(self) -> &'static str {
+        name_of(&Status::NAMES, self)
+    }
 }
 
 fn name_of<T: PartialEq + Copy>(names: &[(&'static str, T)], value: T) -> &'static str {
@@ -239,10 +249,10 @@ impl fmt::Display for State {
 impl fmt::Display for Target {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(out, "Target: {}", self.address)?;
-        writeln!(out, "Via: {}", name_of(&Via::NAMES, self.via))?;
+        writeln!(out, "Via: {}", self.via.name())?;
         writeln!(out, "Recipient: {}", self.recipient)?;
         writeln!(out, "Reverse-Path: {}", self.reverse_path)?;
-        writeln!(out, "Status: {}", name_of(&Status::NAMES, self.status))?;
+        writeln!(out, "Status: {}", self.status.name())?;
         if let Some(reply) = &self.reply {
             writeln!(out, "Reply: {}", OneLine(reply))?;
         }

@@ -59,7 +59,8 @@ impl Spool {
         }
         entries.iter().for_each(|&id| self.saw_id(id));
         self.see_other_ids()?;
-        let with_state: std::collections::HashSet<QueueId> = states.iter().copied().collect();
+        let mut with_state: std::collections::HashSet<QueueId> = states.iter().copied().collect();
+        with_state.extend(self.bring_back_states()?);
         with_state.iter().try_for_each(|&id| self.finish_reports(id))?;
         for &id in &entries {
             self.schedule_found(id, with_state.contains(&id));
@@ -152,6 +153,7 @@ impl Spool {
     pub(super) fn wait_by_state(&self, id: QueueId) -> (Duration, Duration) {
         let text = read_state(&self.folders.state(id)).ok().flatten();
         match text.and_then(|text| text.parse::<State>().ok()) {
+            Some(state) if is_touched(&self.folders.eml(id), &self.folders.state(id)) => (Duration::ZERO, state.waited),
             Some(state) => (wait_of(&state, Now::read().wall), state.waited),
             None => (Duration::ZERO, Duration::ZERO),
         }
@@ -159,25 +161,56 @@ impl Spool {
 
     /// S4: the message has left `queue/`; its state follows it to `hold/`, or goes.
     pub(super) fn follow_with_state(&self, id: QueueId) -> io::Result<()> {
-        let state = self.folders.state(id);
-        if self.folders.hold.join(eml(id)).exists() {
-            let to = self.folders.hold.join(state_file(id));
-            match fs::rename(&state, &to) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(durable::located("move here", &to, error)),
-                _ => durable::sync_dir(&self.folders.hold),
-            }
-        } else {
-            durable::remove(&state)
+        let (queue, hold) = (&self.folders.queue, &self.folders.hold);
+        // A person may move it between two looks.
+        match [hold, queue, hold].into_iter().find(|folder| folder.join(eml(id)).exists()) {
+            Some(folder) if folder == hold => self.move_state(id, queue, hold),
+            Some(_) => Ok(()),
+            None => durable::remove(&self.folders.state(id)),
+        }
+    }
+
+    /// S5: messages that were moved back while no server ran. Without their states they would go to everybody again.
+    fn bring_back_states(&self) -> io::Result<Vec<QueueId>> {
+        let states = names(&self.folders.hold)?.into_iter().filter_map(|name| match named(&name) {
+            Named::State(id) if !self.folders.state(id).exists() => Some(id),
+            _ => None,
+        });
+        states.filter_map(|id| self.bring_back_state(id).map(|moved| moved.then_some(id)).transpose()).collect()
+    }
+
+    /// Moves the state of a message from `hold/` to `queue/` if the message was. Says whether it did.
+    pub(super) fn bring_back_state(&self, id: QueueId) -> io::Result<bool> {
+        let (queue, hold) = (&self.folders.queue, &self.folders.hold);
+        let is_in = |folder: &Path| folder.join(eml(id)).exists();
+        let to_move = hold.join(state_file(id)).exists() && !is_in(hold) && is_in(queue);
+        if to_move {
+            self.move_state(id, hold, queue)?;
+        }
+        Ok(to_move)
+    }
+
+    fn move_state(&self, id: QueueId, from: &Path, to: &Path) -> io::Result<()> {
+        let path = to.join(state_file(id));
+        match fs::rename(from.join(state_file(id)), &path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(durable::located("move here", &path, error)),
+            _ => durable::sync_dir(to),
         }
     }
 }
 
 /// The sooner of what the wall clock says and what was left to wait when it was written, so that a clock that jumped
 /// delays nothing by more than that.
-fn wait_of(state: &State, wall: Duration) -> Duration {
+pub(super) fn wait_of(state: &State, wall: Duration) -> Duration {
     let by_clock = state.next_attempt.map_or(Duration::ZERO, |next| next.saturating_sub(wall));
     // A person who sets Next-Attempt by hand may leave Retry-In out.
     if state.retry_in.is_zero() { by_clock } else { by_clock.min(state.retry_in) }
+}
+
+/// Whether the message was touched after its state was written: it is to be tried now, also if no server ran then.
+pub(super) fn is_touched(eml: &Path, state: &Path) -> bool {
+    let modified = |path: &Path| path.symlink_metadata().and_then(|metadata| metadata.modified()).ok();
+    modified(eml).zip(modified(state)).is_some_and(|(eml, state)| eml > state)
 }
 
 /// The id as which a file in `drop/` is being taken, by its name `.ID`.

@@ -7,7 +7,6 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::fs;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -18,7 +17,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent};
 
 use super::sweep::{Named, named, names};
-use super::{Spool, eml, state_file};
+use super::{Spool, eml};
 use crate::io::clock::Now;
 use crate::io::durable;
 use crate::limits;
@@ -173,11 +172,7 @@ impl Spool {
             return Ok(());
         }
         self.saw_id(id);
-        let held = self.folders.hold.join(state_file(id));
-        if !self.folders.hold.join(eml(id)).exists() && held.exists() {
-            let to = self.folders.state(id);
-            fs::rename(&held, &to).map_err(|error| durable::located("move here", &to, error))?;
-        }
+        self.bring_back_state(id)?;
         let (wait, waited) = self.wait_by_state(id);
         let now = Now::read().boot;
         self.schedule().wait(id, now + wait, waited, now);
