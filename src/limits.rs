@@ -355,5 +355,8 @@ pub const MIME_DEPTH: usize = 50;
 /// Parts in a message whose parts are re-encoded, each a few octets in memory: a digest has hundreds.
 pub const MIME_PARTS: usize = 10_000;
 
+/// Seconds in a day, by which rewritten senders are dated.
+pub const SECONDS_A_DAY: u64 = 86_400;
+
 /// Days for which reports to a rewritten sender are taken: four times as long as a message is usually tried.
 pub const SRS_DAYS: u64 = 21;

@@ -16,6 +16,7 @@ use crate::mail::envelope::Envelope;
 use crate::mail::next_hop::NextHop;
 use crate::mail::outcome::Cause;
 use crate::mail::reply::Enhanced;
+use crate::mail::srs::{self, Reversed, Srs};
 use crate::users::Users;
 
 /// What this host is at one moment: its configuration, users and aliases. A reload makes a new one.
@@ -167,10 +168,27 @@ impl Site {
         walk.route
     }
 
+    /// What rewrites senders, if the configuration wants it.
+    pub fn srs(&self) -> Option<Srs> {
+        self.config.relay.srs_secret.as_deref().map(Srs::new)
+    }
+
+    /// Where a report to `address` goes, if this host made the address.
+    pub fn rewritten_from(&self, address: &Address) -> Option<Reversed> {
+        if !srs::is_srs(address) || !self.is_local(address) {
+            return None;
+        }
+        self.srs()?.back(address)
+    }
+
     /// The mailbox in which the whole way of a message ends, if it has one recipient and one end: then it can be laid out
     /// for a delivery by one rename.
     pub fn single_mailbox(&self, envelope: &Envelope) -> Option<Address> {
         let [recipient] = envelope.recipients.as_slice() else { return None };
+        if recipient.parameters.notify.is_some_and(|notify| notify.success) {
+            // A report follows the delivery, and is made from the file that a rename takes away.
+            return None;
+        }
         let route = self.route(&recipient.address, &envelope.reverse_path);
         match route.ends.as_slice() {
             [End { address, reverse_path, place: Place::Mailbox }] if *reverse_path == envelope.reverse_path => {
@@ -239,6 +257,10 @@ impl Walk<'_> {
         let local_part = address.local_part();
         if self.by_name(address, local_part, reverse_path) {
             return;
+        }
+        if let Some(Reversed { address, .. }) = site.rewritten_from(address) {
+            self.route.steps.push(Step::Rewritten(address.clone()));
+            return self.follow(&address, reverse_path);
         }
         if let Some((base, _tag)) = local_part.split_once('+').filter(|(base, _)| !base.is_empty()) {
             let base_address = site.at(base, domain);
@@ -391,6 +413,17 @@ mod tests {
         ] {
             assert_eq!(ends(&site, recipient), expected, "{recipient}");
         }
+    }
+
+    #[test]
+    fn a_report_to_a_rewritten_sender_finds_the_first_one() {
+        let mut site = site(&[], "");
+        let sender: Address = "Ann@far.example".parse().unwrap();
+        let rewritten = Srs::new("secret").forward(&sender, site.config.first_domain(), 20_000).unwrap().to_string();
+        assert!(ends(&site, &rewritten)[0].ends_with("5.1.1"), "nobody can ask for it without the secret");
+        site.config.relay.srs_secret = Some("secret".into());
+        assert_eq!(ends(&site, &rewritten), ["ann@far.example mx:far.example"]);
+        assert!(ends(&site, &rewritten.replace("=ann@", "=bob@"))[0].ends_with("5.1.1"));
     }
 
     #[test]

@@ -11,6 +11,8 @@ use std::time::Duration;
 use super::content::{Asked, Outgoing};
 use super::hops::{Admission, Hops, Ticket, Verdict};
 use crate::dns::Resolver;
+use crate::io::clock::Now;
+use crate::limits;
 use crate::mail::address::ReversePath;
 use crate::mail::envelope::{Envelope, Recipient};
 use crate::mail::next_hop::NextHop;
@@ -303,7 +305,7 @@ fn parts(group: &Group, targets: &[Target], envelope: &Envelope, site: &Site) ->
     for (place, at) in group.targets.iter().enumerate() {
         let target = &targets[*at];
         let is_own = target.reverse_path == envelope.reverse_path;
-        let reverse_path = sender_for(group, &target.reverse_path, site);
+        let reverse_path = sender_for(group, target, site);
         let recipient =
             Recipient { address: target.address.clone(), parameters: rcpt_parameters(target, targets, envelope) };
         let fits = |part: &&mut Part| part.reverse_path == reverse_path;
@@ -325,14 +327,18 @@ fn parts(group: &Group, targets: &[Target], envelope: &Envelope, site: &Site) ->
     parts
 }
 
-/// A smarthost may take one sender only; the null reverse-path stays what it is.
-fn sender_for(group: &Group, reverse_path: &ReversePath, site: &Site) -> ReversePath {
-    match (&site.config.relay.smarthost_sender, reverse_path) {
-        (Some(sender), ReversePath::Address(address)) if group.why == Why::Smarthost && site.is_local(address) => {
-            ReversePath::Address(sender.clone())
-        }
-        _ => reverse_path.clone(),
+/// The reverse-path as the hop gets it. A smarthost may take one sender only; what an alias sends on has a sender of this
+/// host, so that SPF holds there (RFC 7208 §D.1). The null reverse-path stays what it is.
+fn sender_for(group: &Group, target: &Target, site: &Site) -> ReversePath {
+    let ReversePath::Address(sender) = &target.reverse_path else { return ReversePath::Null };
+    if let (Why::Smarthost, Some(own), true) = (group.why, &site.config.relay.smarthost_sender, site.is_local(sender)) {
+        return ReversePath::Address(own.clone());
     }
+    let is_sent_on = target.address != target.recipient && !site.is_local(sender);
+    let day = Now::read().wall.as_secs() / limits::SECONDS_A_DAY;
+    let rewritten =
+        site.srs().filter(|_| is_sent_on).and_then(|srs| srs.forward(sender, site.config.first_domain(), day));
+    ReversePath::Address(rewritten.unwrap_or_else(|| sender.clone()))
 }
 
 /// What RCPT says for a target (RFC 3461 §5.2.7).

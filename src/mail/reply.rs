@@ -169,7 +169,7 @@ replies! {
     /// To VRFY of what is not there.
     nobody = 550 5 . 1 . 1 "no such mailbox, alias or list here";
     /// To HELP.
-    help = 214 2 . 0 . 0 "commands: EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY EXPN HELP QUIT (RFC 5321)";
+    help = 214 2 . 0 . 0 "commands: EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY EXPN ETRN HELP QUIT (RFC 5321)";
     /// To a verb that is not known.
     unknown_command = 500 5 . 5 . 1 "no such command; HELP lists those there are";
     /// To octets that no command may hold.
@@ -190,6 +190,8 @@ replies! {
     recipient_first = 503 5 . 5 . 1 "no recipient was accepted";
     /// To MAIL within a transaction.
     nested_mail = 503 5 . 5 . 1 "a transaction is under way; end it or say RSET";
+    /// To ETRN within a transaction.
+    in_transaction = 503 5 . 5 . 1 "a transaction is under way; this comes before or after it";
     /// To anything but BDAT between chunks.
     in_chunks = 503 5 . 5 . 1 "chunks are under way; go on with BDAT or say RSET";
     /// To BDAT after a chunk was refused.
@@ -200,6 +202,12 @@ replies! {
     answer_needs_smtputf8 = 553 5 . 6 . 8 "an address in the answer needs SMTPUTF8";
     /// To a recipient that is not there.
     no_such_mailbox = 550 5 . 1 . 1 "no such mailbox here";
+    /// To a recipient that was made here to report to a sender, long ago.
+    address_expired = 550 5 . 1 . 1 "that address was for reports on a message, and its time is over";
+    /// To ETRN from those who may not (RFC 1985 §5.2).
+    cannot_bring_forward = 459 4 . 7 . 1 "mail is brought forward for trusted clients only";
+    /// To ETRN for a domain that no message waits for.
+    nothing_waits = 251 2 . 0 . 0 "no message waits for that domain";
     /// To a recipient elsewhere, from a client that may not relay.
     relaying_denied = 550 5 . 7 . 1 "that domain is not served here, and your address may not relay";
     /// To one recipient too many (RFC 5321 §4.5.3.1.10).
@@ -246,7 +254,7 @@ pub fn helo(hostname: &str) -> Reply {
 
 /// To EHLO, with what is offered.
 pub fn ehlo(hostname: &str, message_size: u64) -> Reply {
-    let offered = ["PIPELINING", "8BITMIME", "ENHANCEDSTATUSCODES", "SMTPUTF8", "CHUNKING", "HELP"];
+    let offered = ["PIPELINING", "8BITMIME", "ENHANCEDSTATUSCODES", "DSN", "SMTPUTF8", "CHUNKING", "ETRN", "HELP"];
     let reply = helo(hostname).line(format!("SIZE {message_size}"));
     offered.into_iter().fold(reply, Reply::line)
 }
@@ -274,6 +282,11 @@ pub fn bad_address(whose: u16, why: impl fmt::Display) -> Reply {
 /// To a parameter that is unknown (555) or can't be read (501).
 pub fn bad_parameter(known: bool, why: impl fmt::Display) -> Reply {
     Reply::new(if known { 501 } else { 555 }, Some(Enhanced(5, 5, 4)), why.to_string())
+}
+
+/// To ETRN, with how many messages are tried now.
+pub fn brought_forward(count: usize) -> Reply {
+    Reply::new(253, Some(Enhanced(2, 0, 0)), format!("{count} messages for that domain are tried now"))
 }
 
 /// To VRFY and EXPN from those who may know, one address a line. `None` if there is none.

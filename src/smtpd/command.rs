@@ -4,7 +4,7 @@
 //! colon, an address without brackets, spaces at the end, anything printable as their own name.
 
 use crate::limits;
-use crate::mail::address::{ForwardPath, ReversePath};
+use crate::mail::address::{Domain, ForwardPath, ReversePath};
 use crate::mail::parameter::{MailParameters, ParameterError, RcptParameters};
 use crate::mail::reply::{self, Reply};
 
@@ -33,6 +33,8 @@ pub enum Command {
     Vrfy(Query),
     /// EXPN
     Expn(Query),
+    /// ETRN, with the domain whose mail is wanted now (RFC 1985).
+    Etrn(Domain),
     /// HELP
     Help,
 }
@@ -86,6 +88,7 @@ impl Command {
             b"HELP" => Ok(Command::Help),
             b"VRFY" => query(arguments).map(Command::Vrfy),
             b"EXPN" => query(arguments).map(Command::Expn),
+            b"ETRN" => etrn(arguments),
             _ => Err(reply::unknown_command().into()),
         }
     }
@@ -104,6 +107,7 @@ impl Command {
             Command::Quit => "QUIT",
             Command::Vrfy(_) => "VRFY",
             Command::Expn(_) => "EXPN",
+            Command::Etrn(_) => "ETRN",
             Command::Help => "HELP",
         }
     }
@@ -121,6 +125,13 @@ fn query(arguments: &str) -> Result<Query, Refusal> {
         name if !name.is_ascii() && !smtputf8 => Err(reply::needs_smtputf8().into()),
         name => Ok(Query { name: name.to_owned(), smtputf8 }),
     }
+}
+
+/// RFC 1985 §5.3 knows `@domain` for all below it and `#queue` besides; the first means the domain here too, and of the
+/// second there is none.
+fn etrn(arguments: &str) -> Result<Command, Refusal> {
+    let domain = arguments.strip_prefix('@').unwrap_or(arguments);
+    domain.parse().map(Command::Etrn).map_err(|_| reply::bad_arguments().into())
 }
 
 fn name(arguments: &str) -> Result<String, Refusal> {

@@ -3,12 +3,14 @@
 use std::net::IpAddr;
 
 use super::session::Policy;
-use crate::mail::address::{Address, ForwardPath, ReversePath};
+use crate::io::clock::Now;
+use crate::limits;
+use crate::mail::address::{Address, Domain, ForwardPath, ReversePath};
 use crate::mail::parameter::MailParameters;
 use crate::mail::reply::{self, Reply};
 use crate::maillog;
 use crate::route::{Place, Route, Site};
-use crate::spool::Spool;
+use crate::spool::{Selection, Spool};
 
 /// The policy towards one client.
 pub struct SitePolicy<'a> {
@@ -58,6 +60,10 @@ impl Policy for SitePolicy<'_> {
             let may = self.site.config.may_relay(self.client);
             return if may { Ok(address) } else { Err(reply::relaying_denied()) };
         }
+        let today = Now::read().wall.as_secs() / limits::SECONDS_A_DAY;
+        if self.site.rewritten_from(&address).is_some_and(|reversed| reversed.is_expired(today)) {
+            return Err(reply::address_expired());
+        }
         match refusal(&self.site.route(&address, from)) {
             None => Ok(address),
             Some(refusal) => Err(refusal),
@@ -86,6 +92,20 @@ impl Policy for SitePolicy<'_> {
         let ends = local.map(|address| self.site.route(&address, &ReversePath::Null).ends).unwrap_or_default();
         let reachable = ends.iter().filter(|end| !matches!(end.place, Place::Nowhere(_)));
         reply::addresses(reachable.map(|end| format!("<{}>", end.address))).unwrap_or_else(reply::nobody)
+    }
+
+    fn bring_forward(&self, domain: &Domain) -> Reply {
+        if !self.site.config.may_relay(self.client) {
+            return reply::cannot_bring_forward();
+        }
+        match self.spool.bring_forward(&Selection::of_host(domain.clone().into())) {
+            Ok(0) => reply::nothing_waits(),
+            Ok(count) => reply::brought_forward(count),
+            Err(error) => {
+                maillog::spool_error(None, error);
+                reply::internal_error()
+            }
+        }
     }
 }
 

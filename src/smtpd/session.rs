@@ -12,6 +12,7 @@
 //! | BDAT LAST | swallow, 503 | swallow, 503 | swallow, 503 | message → Greeted | message → Greeted | swallow, 503 |
 //! | RSET | ok | ok | → Greeted | → Greeted | → Greeted | → Greeted |
 //! | NOOP HELP VRFY EXPN | ok | ok | ok | ok | ok | ok |
+//! | ETRN | 503 | ok | 503 | 503 | 503 | 503 |
 //! | QUIT | close | close | close | close | close | close |
 //!
 //! In Refused a chunk of the message was refused, and the rest of them is still on its way. After any state, too many
@@ -19,7 +20,7 @@
 
 use super::command::{Command, Query, Refusal};
 use crate::limits;
-use crate::mail::address::{Address, ForwardPath, ReversePath};
+use crate::mail::address::{Address, Domain, ForwardPath, ReversePath};
 use crate::mail::envelope::{Envelope, Recipient};
 use crate::mail::parameter::{MailParameters, RcptParameters};
 use crate::mail::reply::{self, Reply};
@@ -42,6 +43,8 @@ pub trait Policy {
     fn verify(&self, name: &str) -> Reply;
     /// The answer to EXPN.
     fn expand(&self, name: &str) -> Reply;
+    /// Has the mail for a domain tried now, and says so: the answer to ETRN.
+    fn bring_forward(&self, domain: &Domain) -> Reply;
 }
 
 /// What the connection does next.
@@ -198,6 +201,11 @@ impl Session {
             Command::Help => Next::Reply(reply::help()),
             Command::Vrfy(query) => Next::Reply(readable(policy.verify(&query.name), &query)),
             Command::Expn(query) => Next::Reply(readable(policy.expand(&query.name), &query)),
+            Command::Etrn(domain) => Next::Reply(match &self.state {
+                State::Connected => reply::greet_first(),
+                State::Greeted(_, Transaction::None) => policy.bring_forward(&domain),
+                State::Greeted(..) => reply::in_transaction(),
+            }),
             Command::Quit => Next::Close(reply::bye()),
             Command::Mail(path, parameters) => Next::Reply(self.mail(path, parameters, policy)),
             Command::Rcpt(path, parameters, is_ascii) => {
@@ -327,6 +335,9 @@ mod tests {
         }
         fn expand(&self, _: &str) -> Reply {
             reply::cannot_expand()
+        }
+        fn bring_forward(&self, _: &Domain) -> Reply {
+            reply::nothing_waits()
         }
     }
 

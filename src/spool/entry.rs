@@ -85,20 +85,16 @@ impl Entry {
         Ok((&mut self.file).take(size))
     }
 
-    /// The header of the message with the empty line after it, or as much of it as [`limits::DROP_HEADER`].
+    /// The header of the message with the empty line after it, or as much of it as [`limits::DROP_HEADER`]. Lines may end
+    /// with LF alone: a person may have written them.
     pub fn header(&mut self) -> io::Result<Vec<u8>> {
         let mut head = Vec::new();
         let mut body = self.body()?.take(limits::DROP_HEADER as u64);
         loop {
-            let before = head.len();
+            let from = head.len().saturating_sub("\n\r\n".len());
             let read = (&mut body).take(HEADER_STEP).read_to_end(&mut head)?;
-            if head.starts_with(EMPTY_LINE) {
-                head.truncate(EMPTY_LINE.len());
-                return Ok(head);
-            }
-            let from = before.saturating_sub(END_OF_HEADER.len());
-            if let Some(at) = memchr::memmem::find(&head[from..], END_OF_HEADER) {
-                head.truncate(from + at + END_OF_HEADER.len());
+            if let Some(end) = header_end(&head, from) {
+                head.truncate(end);
                 return Ok(head);
             }
             if read == 0 {
@@ -114,11 +110,16 @@ impl Entry {
     }
 }
 
-const END_OF_HEADER: &[u8] = b"\r\n\r\n";
-const EMPTY_LINE: &[u8] = b"\r\n";
-
 /// Most headers are shorter.
 const HEADER_STEP: u64 = 8 * 1024;
+
+/// Where the first empty line of `head` ends; it is looked for after `from`, before which there is none.
+fn header_end(head: &[u8], from: usize) -> Option<usize> {
+    let empty_line =
+        |at: usize| [&b"\r\n"[..], b"\n"].iter().find(|end| head[at..].starts_with(end)).map(|end| at + end.len());
+    let starts = memchr::memchr_iter(b'\n', &head[from..]).map(|at| from + at + 1);
+    empty_line(0).or_else(|| starts.into_iter().find_map(empty_line))
+}
 
 fn read_envelope(file: &File) -> Result<Found, Unfit> {
     let mut head = Vec::new();
@@ -168,9 +169,12 @@ mod tests {
     #[test]
     fn the_header_ends_with_its_empty_line() {
         let long = format!("To: b@c.org\r\n{}\r\n", "X-Long: 12345678\r\n".repeat(2000));
-        for (message, header) in
-            [("A: b\r\n\r\nbody\r\n\r\n", "A: b\r\n\r\n"), ("\r\nbody\r\n\r\n", "\r\n"), ("A: b\r\n", "A: b\r\n"), (&format!("{long}body"), &long)]
-        {
+        for (message, header) in [
+            ("A: b\r\n\r\nbody\r\n\r\n", "A: b\r\n\r\n"),
+            ("\r\nbody\r\n\r\n", "\r\n"),
+            ("A: b\r\n", "A: b\r\n"),
+            (&format!("{long}body"), &long),
+        ] {
             let mut entry = open(&format!("X-Sender: <a@b.org>\r\nX-Receiver: <c@d.org>\r\n{message}")).unwrap();
             assert_eq!(entry.header().unwrap(), header.as_bytes());
             assert_eq!(entry.header().unwrap(), header.as_bytes(), "and again");

@@ -311,7 +311,7 @@ mod tests {
         let endless = format!("X-Sender: <>\nX-Receiver: <c@d.org>\n{}", "a: b\n".repeat(limits::SHOWN_HEADER));
         fs::write(folders.queue.join(eml_of(2)), endless).unwrap();
         let found = list(&folders);
-        assert_eq!(found[0].header().unwrap(), b"Subject: x\r\n");
+        assert_eq!(found[0].header().unwrap(), b"Subject: x\r\n\r\n");
         assert_eq!(found[1].header().unwrap().len(), limits::SHOWN_HEADER);
         fs::remove_file(&found[0].path).unwrap();
         assert_eq!(found[0].header().unwrap_err().kind(), io::ErrorKind::NotFound);

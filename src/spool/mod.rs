@@ -62,6 +62,7 @@ pub use claim::{Claim, Renamed, Settlement};
 pub use draft::Draft;
 pub use entry::{Entry, Unfit};
 pub use pickup::Pickup;
+pub use selection::Selection;
 pub use watch::Watch;
 pub use writer::Writer;
 

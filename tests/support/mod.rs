@@ -1,11 +1,11 @@
 //! What the tests share: the real binary in a folder of its own, and a client that speaks line by line.
 #![allow(dead_code, missing_docs, clippy::print_stderr)]
 
-pub mod zone;
 pub mod hop;
-pub mod parcel;
 pub mod net;
+pub mod parcel;
 pub mod postfix;
+pub mod zone;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
