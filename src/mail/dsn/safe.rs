@@ -149,6 +149,10 @@ mod tests {
     #[test]
     fn what_breaks_lines_or_misleads_the_eye_is_replaced() {
         assert_eq!(printable("a\r\nb\tc\u{85}d\u{2028}e\u{202e}f", 100), "a??b?c?d?e?f");
+        for letter in ['\0', '\u{1b}', '\u{7f}', '\u{61c}', '\u{200b}', '\u{200f}', '\u{2029}', '\u{2066}', '\u{feff}']
+        {
+            assert_eq!(printable(&format!("a{letter}b"), 10), "a?b", "{letter:?}");
+        }
         assert_eq!(printable("grüße", 3), "gr...");
         assert_eq!(printable("grüße", 4), "grü...");
         assert_eq!(ascii("ü €\r", 100), "\\x{FC} \\x{20AC}?");

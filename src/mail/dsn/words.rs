@@ -263,6 +263,18 @@ need help, forward all of this to postmaster@example.org.
     }
 
     #[test]
+    fn what_the_original_says_of_itself_stays_short_and_quoted() {
+        let mut report = sample();
+        let subject = format!("Subject: =?utf-8?Q?one=0D=0A=0D=0Atwo=1B?= {}\r\n\r\n", "x ".repeat(500));
+        report.original.header = subject.leak().as_bytes();
+        let text = words(&report);
+        let quoted: Vec<&str> = text.lines().skip(3).take_while(|line| line.starts_with('>')).collect();
+        assert!(quoted[0].starts_with("> Subject: one????two? x x"), "{text}");
+        assert!(quoted.last().unwrap().ends_with("..."), "{text}");
+        assert_eq!(quoted.len(), 3, "{text}");
+    }
+
+    #[test]
     fn a_thousand_failures_stay_readable() {
         let mut report = sample();
         let one = report.recipients[0];
