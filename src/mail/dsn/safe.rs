@@ -198,7 +198,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_makes_a_line_of_its_own_or_one_too_long(text in "\\PC*|(\r|\n|[ -~]|é|€){0,3000}", width in 1usize..3000) {
+        fn no_text_makes_a_line_of_its_own_or_one_too_long(
+            text in "\\PC*|(\r|\n|[ -~]|é|€){0,3000}", width in 1usize..3000,
+        ) {
             for safe in [printable(&text, width), ascii(&text, width.min(500))] {
                 prop_assert!(!safe.chars().any(char::is_control));
                 let folded = field("Diagnostic-Code", &safe.split_whitespace().collect::<Vec<_>>().join(" "));

@@ -1,8 +1,8 @@
 //! The first part of a report: what happened, for a person who knows nothing of mail.
 //!
-//! What others said stands in lines that begin with `>`, so that no reply can speak in this host's voice. Recipients with
-//! the same reply are told of once; a few of many are named, for a message with a thousand failures is one report that can
-//! still be read. All of them stand in the second part.
+//! What others said stands in lines that begin with `>`, so that no reply can speak in this host's voice. Recipients
+//! with the same reply are told of once; a few of many are named, for a message with a thousand failures is one report
+//! that can still be read. All of them stand in the second part.
 
 use std::collections::HashMap;
 
@@ -250,7 +250,7 @@ need help, forward all of this to postmaster@example.org.
             (
                 "550 5.4.7 given up; the last reply was: 451 4.4.1 no answer",
                 Some("mx"),
-                "After many tries it was given up. At the last one, the host mx said: > 451 4.4.1 no answer The recipient's",
+                "After many tries it was given up. At the last one, the host mx said: > 451 4.4.1 no answer The",
             ),
         ] {
             report.recipients[0].reply = Some(reply);
