@@ -96,7 +96,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_input_panics(octets in prop::collection::vec(any::<u8>(), 0..60), text in "(=\\?|utf-8|\\?|[QqBb=_ a-f0-9é]){0,20}") {
+        fn no_input_panics(
+            octets in prop::collection::vec(any::<u8>(), 0..60), text in "(=\\?|utf-8|\\?|[QqBb=_ a-f0-9é]){0,20}",
+        ) {
             let _ = decoded(&octets);
             let _ = decoded(text.as_bytes());
         }

@@ -1,6 +1,7 @@
 //! What a person can do about a failure, chosen by its status (RFC 3463 and the registry that RFC 5248 opened).
 //!
-//! One table, in which a row for one detail stands before that for all of its subject. A status that nobody knows has general advice; nothing fails.
+//! One table, in which a row for one detail stands before that for all of its subject. A status that nobody knows has
+//! general advice; nothing fails.
 
 use crate::mail::reply::Enhanced;
 

@@ -1,7 +1,8 @@
-//! The second part of a report: fields for programs (RFC 3464 §2), one block for the message and one for each recipient.
+//! The second part of a report: fields for programs (RFC 3464 §2), one block for the message and one for each
+//! recipient.
 //!
-//! Two decisions where the RFC leaves a choice. Diagnostic-Code has the type `smtp` only for what another host said (RFC
-//! 3464 §2.3.6); our own findings are `x-postrider`. Status and Action agree as [`Said::status`] says.
+//! Two decisions where the RFC leaves a choice. Diagnostic-Code has the type `smtp` only for what another host said
+//! (RFC 3464 §2.3.6); our own findings are `x-postrider`. Status and Action agree as [`Said::status`] says.
 
 use super::safe::{self, ascii, field, host, printable, utf8_address};
 use super::said::Said;

@@ -149,6 +149,10 @@ mod tests {
     #[test]
     fn what_breaks_lines_or_misleads_the_eye_is_replaced() {
         assert_eq!(printable("a\r\nb\tc\u{85}d\u{2028}e\u{202e}f", 100), "a??b?c?d?e?f");
+        for letter in ['\0', '\u{1b}', '\u{7f}', '\u{61c}', '\u{200b}', '\u{200f}', '\u{2029}', '\u{2066}', '\u{feff}']
+        {
+            assert_eq!(printable(&format!("a{letter}b"), 10), "a?b", "{letter:?}");
+        }
         assert_eq!(printable("grüße", 3), "gr...");
         assert_eq!(printable("grüße", 4), "grü...");
         assert_eq!(ascii("ü €\r", 100), "\\x{FC} \\x{20AC}?");
@@ -194,7 +198,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_makes_a_line_of_its_own_or_one_too_long(text in "\\PC*|(\r|\n|[ -~]|é|€){0,3000}", width in 1usize..3000) {
+        fn no_text_makes_a_line_of_its_own_or_one_too_long(
+            text in "\\PC*|(\r|\n|[ -~]|é|€){0,3000}", width in 1usize..3000,
+        ) {
             for safe in [printable(&text, width), ascii(&text, width.min(500))] {
                 prop_assert!(!safe.chars().any(char::is_control));
                 let folded = field("Diagnostic-Code", &safe.split_whitespace().collect::<Vec<_>>().join(" "));

@@ -46,8 +46,8 @@ impl<'a> Said<'a> {
     /// The status for a report of `action` (RFC 3464 §2.3.4): the enhanced code where its class is one of the action's,
     /// else the class alone.
     ///
-    /// A failure may have class 4 (RFC 3463 §2): it was given up, and sending again may help. Then the code is that of the
-    /// real trouble if there is one, rather than 4.4.7 (RFC 3463 §3.5).
+    /// A failure may have class 4 (RFC 3463 §2): it was given up, and sending again may help. Then the code is that of
+    /// the real trouble if there is one, rather than 4.4.7 (RFC 3463 §3.5).
     pub fn status(&self, action: Action) -> Enhanced {
         let by_code = self.code.map(|code| (code / 100) as u8);
         let classes: &[u8] = match action {

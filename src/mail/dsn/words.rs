@@ -1,8 +1,8 @@
 //! The first part of a report: what happened, for a person who knows nothing of mail.
 //!
-//! What others said stands in lines that begin with `>`, so that no reply can speak in this host's voice. Recipients with
-//! the same reply are told of once; a few of many are named, for a message with a thousand failures is one report that can
-//! still be read. All of them stand in the second part.
+//! What others said stands in lines that begin with `>`, so that no reply can speak in this host's voice. Recipients
+//! with the same reply are told of once; a few of many are named, for a message with a thousand failures is one report
+//! that can still be read. All of them stand in the second part.
 
 use std::collections::HashMap;
 
@@ -250,7 +250,7 @@ need help, forward all of this to postmaster@example.org.
             (
                 "550 5.4.7 given up; the last reply was: 451 4.4.1 no answer",
                 Some("mx"),
-                "After many tries it was given up. At the last one, the host mx said: > 451 4.4.1 no answer The recipient's",
+                "After many tries it was given up. At the last one, the host mx said: > 451 4.4.1 no answer The",
             ),
         ] {
             report.recipients[0].reply = Some(reply);
@@ -260,6 +260,18 @@ need help, forward all of this to postmaster@example.org.
         }
         report.recipients[0].reply = None;
         assert!(!words(&report).contains("said:"));
+    }
+
+    #[test]
+    fn what_the_original_says_of_itself_stays_short_and_quoted() {
+        let mut report = sample();
+        let subject = format!("Subject: =?utf-8?Q?one=0D=0A=0D=0Atwo=1B?= {}\r\n\r\n", "x ".repeat(500));
+        report.original.header = subject.leak().as_bytes();
+        let text = words(&report);
+        let quoted: Vec<&str> = text.lines().skip(3).take_while(|line| line.starts_with('>')).collect();
+        assert!(quoted[0].starts_with("> Subject: one????two? x x"), "{text}");
+        assert!(quoted.last().unwrap().ends_with("..."), "{text}");
+        assert_eq!(quoted.len(), 3, "{text}");
     }
 
     #[test]
