@@ -2,6 +2,7 @@
 #![allow(dead_code, missing_docs, clippy::print_stderr)]
 
 pub mod net;
+pub mod next_hop;
 pub mod postfix;
 
 use std::fs;
