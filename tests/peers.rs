@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use support::net::Net;
+use support::next_hop::{Kind, NextHop};
 use support::postfix::{Options, Postfix};
 use support::{Client, Server, eventually, find};
 
@@ -167,4 +168,37 @@ fn a_server_and_a_postfix_meet_on_hosts_of_their_own() {
     let mut client = ours.inside(|| Client::connect(postfix.address()));
     assert!(send(&mut client, "bob@far.example").starts_with("250"));
     postfix.wait_for("bob@far.example", 1);
+}
+
+fn takes_mail_for_its_mailboxes_alone(test: &str, kind: Kind) {
+    let mailboxes = ["bob@far.example", "carol@farther.example"];
+    let Some(hop) = NextHop::start(test, kind, &mailboxes, None) else { return };
+    for mailbox in mailboxes {
+        assert!(send(&mut Client::connect(hop.address()), mailbox).starts_with("250"));
+        let found = hop.wait_for(mailbox, 1);
+        assert!(is_the_message(&found[0]), "{}", String::from_utf8_lossy(&found[0]));
+    }
+    for stranger in ["nobody@far.example", "bob@farther.example", "bob@elsewhere.example"] {
+        let reply = send(&mut Client::connect(hop.address()), stranger);
+        assert!(reply.starts_with('5'), "{stranger}: {reply}");
+    }
+    assert!(hop.log().contains("bob@far.example"), "{}", hop.log());
+    let address = hop.address();
+    drop(hop);
+    assert!(TcpStream::connect(address).is_err());
+    let Some(net) = Net::new(test, &["ours", "theirs"]) else { return };
+    let hop = NextHop::start(test, kind, &mailboxes, Some(net.host("theirs"))).unwrap();
+    let mut client = net.host("ours").inside(|| Client::connect(hop.address()));
+    assert!(send(&mut client, mailboxes[0]).starts_with("250"));
+    hop.wait_for(mailboxes[0], 1);
+}
+
+#[test]
+fn exim_takes_mail_for_its_mailboxes_alone() {
+    takes_mail_for_its_mailboxes_alone("exim_takes_mail_for_its_mailboxes_alone", Kind::Exim);
+}
+
+#[test]
+fn opensmtpd_takes_mail_for_its_mailboxes_alone() {
+    takes_mail_for_its_mailboxes_alone("opensmtpd_takes_mail_for_its_mailboxes_alone", Kind::OpenSmtpd);
 }

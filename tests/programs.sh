@@ -8,15 +8,33 @@ for pair in $wanted; do
     program=${pair%%:*}
     PATH="$PATH:/usr/sbin:/sbin" command -v "$program" >/dev/null 2>&1 || packages="$packages ${pair#*:}"
 done
-[ -n "$packages" ] || exit 0
+# Debian installs one mail server at a time: those beside Postfix are only unpacked, for which no account needs a right.
+unpack() {
+    for package in exim4-daemon-light opensmtpd; do
+        place=target/tmp/unpacked/$package
+        [ ! -d "$place" ] || continue
+        rm -rf "$place.new" && mkdir -p "$place.new/tree" || return
+        if (cd "$place.new" && apt-get download "$package" && dpkg -x ./*.deb tree) >/dev/null 2>&1; then
+            mv "$place.new/tree" "$place"
+        else
+            echo "could not unpack: $package"
+        fi
+        rm -rf "$place.new"
+    done
+}
 if ! command -v apt-get >/dev/null 2>&1; then
-    echo "not installed, and there is no apt-get:$packages"
+    [ -z "$packages" ] || echo "not installed, and there is no apt-get:$packages"
+    exit 0
+fi
+if [ -z "$packages" ]; then
+    unpack
     exit 0
 fi
 run=
 if [ "$(id -u)" != 0 ]; then
     if sudo -n true 2>/dev/null; then run="sudo -n"; else
         echo "not installed, and this account may not:$packages"
+        unpack
         exit 0
     fi
 fi
@@ -32,4 +50,5 @@ if ! { $run apt-get update && $run apt-get install -y --no-install-recommends $p
 fi
 case "$packages " in *" nsd "*) $run service nsd stop >/dev/null 2>&1 ;; esac
 rm -f "$log"
+unpack
 exit 0

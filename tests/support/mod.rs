@@ -4,6 +4,7 @@
 pub mod hop;
 pub mod net;
 pub mod parcel;
+pub mod next_hop;
 pub mod postfix;
 pub mod zone;
 

@@ -20,7 +20,7 @@ use super::net::Host;
 use super::{eventually, files, find, have, is_root};
 
 /// The account that owns the mailboxes: nobody.
-const MAIL_OWNER: u32 = 65534;
+pub const MAIL_OWNER: u32 = 65534;
 
 /// What it is to be. The default accepts nothing for itself, and relays what this machine sends by DNS.
 #[derive(Default)]
@@ -177,7 +177,7 @@ fn is_running(process: u32) -> bool {
 }
 
 /// The Maildir of an address below the mailboxes.
-fn maildir(address: &str) -> String {
+pub fn maildir(address: &str) -> String {
     let (local_part, domain) = address.split_once('@').expect("an address");
     format!("{domain}/{local_part}")
 }
