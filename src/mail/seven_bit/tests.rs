@@ -91,11 +91,12 @@ fn a_message_without_parts_is_encoded_as_its_type_asks() {
 
 #[test]
 fn parts_that_need_no_change_have_none_but_their_label() {
-    let long = "l".repeat(limits::TEXT_LINE + 1);
+    let (long, half) = ("l".repeat(limits::TEXT_LINE + 1), "h".repeat(600));
     let text = format!(
         "MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=b\nContent-Transfer-Encoding: 8bit\n\npreamble\n\
          --b\n\nä\n\n--b \nContent-Type: image/png\nContent-Transfer-Encoding: base64\n\nAAAA\n--b2\n\
          --b\nContent-Transfer-Encoding: binary\n\nplain\n--b\n--b\n\n--b\nContent-Type: text/x\n\n{long}\n\
+         --b\n\n{half}\n{half}\n--b\n\n{long}\n\
          --b\nDKIM-Signature: x\nContent-Transfer-Encoding: 8bit\n\n{long}\n--b--\nepilogue\n--b\n"
     );
     let folded = format!("{}=\n", "l".repeat(75)).repeat(13) + &"l".repeat(24);
@@ -105,6 +106,7 @@ fn parts_that_need_no_change_have_none_but_their_label() {
          =C3=A4\n\n--b \nContent-Type: image/png\nContent-Transfer-Encoding: base64\n\nAAAA\n--b2\n\
          --b\nContent-Transfer-Encoding: 7bit\n\nplain\n--b\n--b\n\n\
          --b\nContent-Type: text/x\nContent-Transfer-Encoding: quoted-printable\n\n{folded}\n\
+         --b\n\n{half}\n{half}\n--b\nContent-Transfer-Encoding: quoted-printable\n\n{folded}\n\
          --b\nDKIM-Signature: x\nContent-Transfer-Encoding: 8bit\n\n{long}\n--b--\nepilogue\n--b\n"
     );
     assert_eq!(converted(&text).as_deref(), Ok(&*expected));
@@ -123,6 +125,32 @@ fn messages_inside_and_multiparts_in_multiparts_are_entered() {
                     Content-Type: message/rfc822\nContent-Transfer-Encoding: 7bit\n\nSubject: last\n\
                     MIME-Version: 1.0\nContent-Type: text/plain; charset=unknown-8bit\n\
                     Content-Transfer-Encoding: quoted-printable\n\n=C3=B6";
+    assert_eq!(converted(text).as_deref(), Ok(expected));
+}
+
+#[test]
+fn a_boundary_ends_what_is_inside_and_closes_for_good() {
+    let top = "MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=b\n\n--b\n";
+    let inner = "Content-Type: multipart/mixed; boundary=i\n\n--i\n";
+    // The inner boundary is text once the outer one came, and the outer one is text once it was the last.
+    let text = format!("{top}{inner}\nx\n--b\n\nä\n--i\n\nä\n--b--\n--b\n\nx\n");
+    let out = converted(&text).unwrap();
+    assert!(out.ends_with("\n\n=C3=A4\n=2D-i\n\n=C3=A4\n--b--\n--b\n\nx\n"), "{out}");
+    let closed = format!("{top}{inner}\nx\n--i--\n--i\n\nä\n--b--\n");
+    assert_eq!(converted(&closed), Err("8-bit octets stand around the parts of a multipart"));
+    // Where the last boundary is missing, the line end before it is not.
+    let open = format!("{top}Content-Type: image/png\n\n");
+    let start = format!("{}Content-Transfer-Encoding: base64\n\n", &open[..open.len() - 1]);
+    assert_eq!(converted(&format!("{open}ÿ\n")), Ok(format!("{start}/w==\n")));
+    assert_eq!(converted(&format!("{open}ÿ")), Ok(format!("{start}/w==")));
+}
+
+#[test]
+fn the_version_stands_in_the_message_and_in_the_one_around_it() {
+    let text = "Content-Type: message/rfc822\n\nSubject: x\n\nä\n";
+    let expected = "Content-Type: message/rfc822\nMIME-Version: 1.0\n\nSubject: x\nMIME-Version: 1.0\n\
+                    Content-Type: text/plain; charset=unknown-8bit\nContent-Transfer-Encoding: quoted-printable\n\n\
+                    =C3=A4\n";
     assert_eq!(converted(text).as_deref(), Ok(expected));
 }
 

@@ -1,18 +1,17 @@
 //! The structure of a message as it streams past: which octets are header, content of a part, or the frame around it
 //! (RFC 2046 §5.1).
 //!
-//! A boundary of any open multipart ends all that is inside it, the innermost one first. After its last boundary a
-//! multipart is closed, and the same line means nothing more. The walk is the same however the message is cut into
-//! blocks. It never fails: where readers may differ about the structure, a doubt is noted. Memory is bounded by
-//! [`limits::MIME_DEPTH`] boundaries.
+//! A boundary of any open multipart ends all that is inside it. After its last boundary a multipart is closed, and the
+//! same line means nothing more. The walk is the same however the message is cut into blocks. It never fails: where
+//! readers may differ about the structure, a doubt is noted. Memory is bounded by [`limits::MIME_DEPTH`] boundaries.
 
 use super::lines::{End, Lines, Piece};
 use super::part::{Encoding, Fields, Kind};
 use crate::limits;
 use crate::mail::header;
 
-/// What the walk meets. All octets of the message stand in one of these, but for the CR LF of [`HeaderEnd::EmptyLine`] and
-/// [`Event::LineEnd`].
+/// What the walk meets. All octets of the message stand in one of these, but for the CR LF of [`Event::LineEnd`] and of
+/// [`HeaderEnd::EmptyLine`].
 #[derive(Debug)]
 pub(super) enum Event<'a> {
     /// A part or a message begins, the whole message first.
@@ -275,7 +274,7 @@ impl Tree {
         let named = line.strip_prefix(b"--")?;
         let named = &named[..named.iter().rposition(|octet| !b" \t".contains(octet))? + 1];
         let closed = named.strip_suffix(b"--");
-        self.open.iter().enumerate().rev().find_map(|(at, level)| match () {
+        self.open.iter().enumerate().find_map(|(at, level)| match () {
             () if named == level.boundary => Some((at, false)),
             () if closed == Some(&level.boundary) => Some((at, true)),
             () => None,
