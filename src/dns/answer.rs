@@ -329,6 +329,7 @@ mod tests {
         let header_alone = [0x12, 0x34, 0x80, 4, 0, 0, 0, 0, 0, 0, 0, 0];
         assert_eq!(query.read(&header_alone), Meaning::NoEdns);
         assert_eq!(query.read(&[0x12, 0x34, 0x80, 3, 0, 0, 0, 0, 0, 0, 0, 0]), Meaning::NotOurs);
+        assert_eq!(query.read(&[0x12, 0x34, 0x80, 1, 0, 1, 0, 0, 0, 0, 0, 0]), Meaning::NotOurs);
         // BADVERS has its higher bits in the OPT record, and would be NOERROR without them (RFC 6891 §6.1.3).
         let mut badvers = refused(&query.packet(), Rcode::NOERROR);
         badvers[11] = 1;
@@ -388,10 +389,14 @@ mod tests {
         packet[13] = b'A';
         assert_eq!(asked(&packet), "A.example");
         assert!(matches!(query.read(&packet), Meaning::Answer(_)));
-        for (place, what) in [(13, "name"), (24, "type"), (26, "class"), (2, "a query"), (0, "id")] {
+        let changes =
+            [(13, 2, "name"), (24, 2, "type"), (26, 2, "class"), (2, 0x80, "query"), (2, 8, "opcode"), (0, 2, "id")];
+        for (place, bits, what) in changes {
             let mut other = packet.clone();
-            other[place] ^= if place == 2 { 0x80 } else { 2 };
+            other[place] ^= bits;
             assert_eq!(query.read(&other), Meaning::NotOurs, "{what}");
+            other[3] |= Rcode::FORMERR.to_int();
+            assert_eq!(query.read(&other), Meaning::NotOurs, "{what} that was not understood");
         }
     }
 

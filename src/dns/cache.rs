@@ -110,9 +110,11 @@ mod tests {
 
     #[test]
     fn what_holds_for_no_time_or_is_too_large_is_not_kept() {
-        let (cache, now, minute) = (Cache::new(8), Instant::now(), Duration::from_secs(60));
+        let (cache, now, minute) = (Cache::new(1), Instant::now(), Duration::from_secs(60));
+        cache.keep(question("kept.example"), &texts(3), minute, now);
         cache.keep(question("once.example"), &texts(3), Duration::ZERO, now);
         assert_eq!(cache.find(&question("once.example"), now), None);
+        assert_eq!(cache.find(&question("kept.example"), now), Some(texts(3)), "it needed no room");
         cache.keep(question("large.example"), &texts(limits::DNS_CACHED_ANSWER), minute, now);
         assert_eq!(cache.find(&question("large.example"), now), None);
     }

@@ -105,6 +105,8 @@ mod tests {
         let six = "2001:db8::1".parse::<std::net::Ipv6Addr>().unwrap().octets();
         assert_eq!(records(Rtype::A, &[address("A.Example", 60, [192, 0, 2, 1])]), [ip("192.0.2.1")]);
         assert_eq!(records(Rtype::AAAA, &[record("a.example", Rtype::AAAA, 60, &six)]), [ip("2001:db8::1")]);
+        let mapped = [&[0; 10][..], &[0xff, 0xff, 192, 0, 2, 1]].concat();
+        assert_eq!(records(Rtype::AAAA, &[record("a.example", Rtype::AAAA, 60, &mapped)]), [ip("192.0.2.1")]);
         let text =
             [record("a.example", Rtype::TXT, 60, b"\x03v=x\x00\x02 y"), record("a.example", Rtype::TXT, 60, b"\x01z")];
         assert_eq!(records(Rtype::TXT, &text), [Record::Text(b"v=x y".to_vec()), Record::Text(b"z".to_vec())]);

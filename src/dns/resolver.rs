@@ -56,27 +56,27 @@ impl Resolver {
     /// The hosts that take the domain's mail, in the order in which they came (RFC 5321 §5.1). A name that is no
     /// [`Domain`] is left out, so that there may be none; that the domain has no MX is [`NoAnswer::NoRecords`].
     pub fn mx(&self, domain: &Domain) -> Result<Vec<Mx>, NoAnswer> {
-        let mx = |record: &Record| if let Record::Mx(mx) = record { Some(mx.clone()) } else { None };
-        Ok(self.ask(domain, Rtype::MX)?.records.iter().filter_map(mx).collect())
+        self.all(domain, Rtype::MX, |record| if let Record::Mx(mx) = record { Some(mx) } else { None })
     }
 
     /// The addresses of a host, IPv6 before IPv4. A fault of one family does not hide the other's addresses. Asks two
     /// questions.
     pub fn addresses(&self, host: &Domain) -> Result<Vec<IpAddr>, NoAnswer> {
-        either_family(self.addresses_of(host, Rtype::AAAA), self.addresses_of(host, Rtype::A))
+        let family = |kind| {
+            self.all(host, kind, |record| if let Record::Address(address) = record { Some(address) } else { None })
+        };
+        either_family(family(Rtype::AAAA), family(Rtype::A))
     }
 
     /// The names of an address (PTR), which are claims of its owner. Those that are no [`Domain`] are left out.
     pub fn names_of(&self, address: IpAddr) -> Result<Vec<Domain>, NoAnswer> {
-        let name = |record: &Record| if let Record::Name(name) = record { Some(name.clone()) } else { None };
         let reverse: Domain = reverse_name(address).parse().map_err(|_| NoAnswer::NoSuchName)?;
-        Ok(self.ask(&reverse, Rtype::PTR)?.records.iter().filter_map(name).collect())
+        self.all(&reverse, Rtype::PTR, |record| if let Record::Name(name) = record { Some(name) } else { None })
     }
 
     /// The texts of a name (TXT), the strings of each record joined (RFC 7208 §3.3).
     pub fn texts(&self, name: &Domain) -> Result<Vec<Vec<u8>>, NoAnswer> {
-        let text = |record: &Record| if let Record::Text(text) = record { Some(text.clone()) } else { None };
-        Ok(self.ask(name, Rtype::TXT)?.records.iter().filter_map(text).collect())
+        self.all(name, Rtype::TXT, |record| if let Record::Text(text) = record { Some(text) } else { None })
     }
 
     /// What certificates a server has (RFC 6698), and whether signatures vouch for it, checked by a server that is
@@ -87,9 +87,13 @@ impl Resolver {
         Ok((found.records.iter().filter_map(tlsa).collect(), found.authenticated))
     }
 
-    fn addresses_of(&self, host: &Domain, family: Rtype) -> Result<Vec<IpAddr>, NoAnswer> {
-        let address = |record: &Record| if let Record::Address(address) = record { Some(*address) } else { None };
-        Ok(self.ask(host, family)?.records.iter().filter_map(address).collect())
+    fn all<T: Clone>(
+        &self,
+        name: &Domain,
+        kind: Rtype,
+        wanted: impl Fn(&Record) -> Option<&T>,
+    ) -> Result<Vec<T>, NoAnswer> {
+        Ok(self.ask(name, kind)?.records.iter().filter_map(wanted).cloned().collect())
     }
 
     fn ask(&self, name: &Domain, kind: Rtype) -> Known {
@@ -279,17 +283,17 @@ mod tests {
         let resolver = Resolver::with_file(None, &file);
         let server = || resolver.upstream().settings().servers[0].ip().to_string();
         assert_eq!(server(), "192.0.2.1");
-        fs::write(&file, "nameserver 192.0.2.22\n").unwrap();
-        assert_eq!(server(), "192.0.2.1", "it was looked at just now");
         let later = |resolver: &Resolver| {
             let mut source = resolver.source.lock().unwrap();
             source.looked_at = source.looked_at.checked_sub(limits::DNS_SETTINGS_LOOK).unwrap();
         };
-        later(&resolver);
-        assert_eq!(server(), "192.0.2.22");
         let before = resolver.upstream();
         later(&resolver);
         assert!(Arc::ptr_eq(&before, &resolver.upstream()), "an unchanged file leaves what is known");
+        fs::write(&file, "nameserver 192.0.2.22\n").unwrap();
+        assert_eq!(server(), "192.0.2.1", "it was looked at just now");
+        later(&resolver);
+        assert_eq!(server(), "192.0.2.22");
         resolver.set_fixed(Some("192.0.2.3:53".parse().unwrap()));
         fs::write(&file, "nameserver 192.0.2.4\n").unwrap();
         later(&resolver);

@@ -176,6 +176,21 @@ mod tests {
     }
 
     #[test]
+    fn a_server_is_asked_by_ipv6_too() {
+        // Where this machine has it.
+        let Ok(socket) = UdpSocket::bind("[::1]:0") else { return };
+        let server = socket.local_addr().unwrap();
+        let answering = std::thread::spawn(move || {
+            let mut octets = [0; 512];
+            let (count, client) = socket.recv_from(&mut octets).unwrap();
+            socket.send_to(&good(&octets[..count]), client).unwrap();
+        });
+        let question = Question::new(&"mail.example".parse().unwrap(), Rtype::A).unwrap();
+        assert_eq!(ask(server, &question, Instant::now() + LONG).unwrap().told, good_address());
+        answering.join().unwrap();
+    }
+
+    #[test]
     fn what_is_too_large_for_a_datagram_comes_by_tcp() {
         let server = Fake::start(|query, way| match way {
             Way::Datagram(_) => vec![truncated(query)],
