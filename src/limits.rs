@@ -238,7 +238,7 @@ pub const BCRYPT_COST: u32 = 17;
 /// The most rounds of a SHA-crypt hash that is checked: some ten seconds as well.
 pub const SHA_CRYPT_ROUNDS: u32 = 10_000_000;
 
-/// Octets of a DNS answer by UDP that we ask for (RFC 6891 §6.2.3): on no path are more cut into fragments.
+/// Octets of a DNS answer by UDP that we ask for (RFC 6891 §6.2.3): so many fit into one packet on every path.
 pub const DNS_DATAGRAM: u16 = 1232;
 
 /// Octets of a DNS answer by UDP that are read: old servers send as many whatever was asked.
@@ -266,10 +266,10 @@ pub const DNS_CACHE: usize = 4096;
 pub const DNS_CACHED_ANSWER: usize = 4096;
 
 /// How long a DNS answer is kept at most, whatever its TTL (RFC 8767 §4 advises a bound; few answers ask for more).
-pub const DNS_TTL: Duration = Duration::from_secs(24 * 3600);
+pub const DNS_TTL: Duration = Duration::from_secs(86_400);
 
 /// How long it is kept at most that a name or a record is not there: people mend such things while they watch.
-pub const DNS_NEGATIVE_TTL: Duration = Duration::from_secs(15 * 60);
+pub const DNS_NEGATIVE_TTL: Duration = Duration::from_secs(900);
 
 /// How often it is looked whether /etc/resolv.conf changed.
 pub const DNS_SETTINGS_LOOK: Duration = Duration::from_secs(5);
