@@ -10,7 +10,7 @@ use super::header::{self, Field, Header};
 use crate::limits;
 
 /// The header with the addresses of From and Sender for which `is_local` holds replaced by `new`; several in one field
-/// become one. If no Reply-To stands there, the old From becomes it. `None` if nothing changes.
+/// become one. If no Reply-To stands there, the old From becomes it, names without a domain with theirs. `None` if nothing changes.
 ///
 /// `header` is the header of a message with its line ends, and what follows it is kept. A name without a domain is meant
 /// at `default_domain`.
@@ -33,15 +33,14 @@ pub fn rewrite_from(
             out.extend_from_slice(field.octets);
             continue;
         };
-        let (value, end) = without_line_end(field.value);
         if field.is("From") && !has_reply_to {
-            write_folded(&mut out, b"Reply-To:", &[value.to_vec()]);
+            write_folded(&mut out, b"Reply-To:", &rewriting.qualified(field));
             out.extend_from_slice(b"\r\n");
             has_reply_to = true;
         }
         let name = &field.octets[..field.octets.len() - field.value.len()];
         write_folded(&mut out, name, &pieces);
-        out.extend_from_slice(end);
+        out.extend_from_slice(without_line_end(field.value).1);
         has_changed = true;
     }
     out.extend_from_slice(&header[length..]);
@@ -79,11 +78,22 @@ impl<F: Fn(&Address) -> bool> Rewriting<'_, F> {
                 () => out.push(entry.octets.to_vec()),
             }
             has_new |= becomes_new;
-            if let (Some(last), Some(end)) = (out.last_mut(), entry.end) {
-                last.push(end);
-            }
+            out.last_mut().zip(entry.end).into_iter().for_each(|(last, end)| last.push(end));
         }
         has_changed.then_some(out)
+    }
+
+    /// The value as it stands, but that names without a domain, which mean nothing elsewhere, have theirs.
+    fn qualified(&self, field: &Field<'_>) -> Vec<Vec<u8>> {
+        let mut out: Vec<Vec<u8>> = Vec::new();
+        for entry in entries(without_line_end(field.value).0) {
+            match entry.address(self.default_domain) {
+                Some(address) if !entry.address_text().contains(&b'@') => out.extend(entry.replaced(&address)),
+                _ => out.push(entry.octets.to_vec()),
+            }
+            out.last_mut().zip(entry.end).into_iter().for_each(|(last, end)| last.push(end));
+        }
+        out
     }
 }
 
@@ -99,10 +109,16 @@ struct Entry<'a> {
 impl Entry<'_> {
     /// Its address, if it is one that can be read.
     fn address(&self, default_domain: &Domain) -> Option<Address> {
-        // The name before the brackets may be in any charset.
+        if self.end == Some(b':') {
+            return None;
+        }
+        header::addresses(&self.address_text(), default_domain).ok()?.into_iter().next()
+    }
+
+    /// Without the name before the brackets and without comments, which may be in any charset.
+    fn address_text(&self) -> Vec<u8> {
         let written = self.angle.map_or(self.octets, |(from, to)| &self.octets[from..to]);
-        let found = if self.end == Some(b':') { None } else { header::addresses(written, default_domain).ok() };
-        found?.into_iter().next()
+        units(written).map(|unit| if is_comment(unit) { b" " } else { unit }).collect::<Vec<_>>().concat()
     }
 
     /// With its address replaced, in pieces.
@@ -113,14 +129,7 @@ impl Entry<'_> {
         }
         let blanks = self.octets.iter().take_while(|octet| octet.is_ascii_whitespace()).count();
         let mut pieces = vec![self.octets[..blanks].to_vec(), new.to_string().into_bytes()];
-        let mut rest = self.octets;
-        while !rest.is_empty() {
-            let (unit, after) = rest.split_at(unit(rest));
-            rest = after;
-            if unit[0] == b'(' {
-                pieces.push([b" ", unit].concat());
-            }
-        }
+        pieces.extend(units(self.octets).filter(|unit| is_comment(unit)).map(|comment| [b" ", comment].concat()));
         pieces
     }
 }
@@ -151,6 +160,18 @@ fn entries(mut value: &[u8]) -> Vec<Entry<'_>> {
         }
         value = &value[at + 1..];
     }
+}
+
+fn is_comment(unit: &[u8]) -> bool {
+    unit.starts_with(b"(") && unit.ends_with(b")")
+}
+
+/// Quoted strings, comments, literals, and single octets.
+fn units(mut text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let length = if text.is_empty() { return None } else { unit(text) };
+        text.split_off(..length)
+    })
 }
 
 /// How many octets the quoted string, comment, literal or single octet at the front of `text` has. What has no end goes on
@@ -281,10 +302,11 @@ mod tests {
         for (header, expected) in [
             (
                 "Subject: x\r\nfrom : Ann\r\n <ann>\r\nTo: b\r\n\r\nbody",
-                "Subject: x\r\nReply-To: Ann\r\n <ann>\r\nfrom : Ann\r\n <me@provider.example>\r\nTo: b\r\n\r\nbody",
+                "Subject: x\r\nReply-To: Ann\r\n <ann@example.org>\r\nfrom : Ann\r\n <me@provider.example>\r\nTo: b\r\n\r\nbody",
             ),
-            ("From: ann", "Reply-To: ann\r\nFrom: me@provider.example"),
-            ("From: ann\nX: y\n", "Reply-To: ann\r\nFrom: me@provider.example\nX: y\n"),
+            ("From: ann@example.org", "Reply-To: ann@example.org\r\nFrom: me@provider.example"),
+            // A name without a domain gets its own.
+            ("From: ann (x)\nX: y\n", "Reply-To: ann@example.org (x)\r\nFrom: me@provider.example (x)\nX: y\n"),
             ("From:ann\r\nREPLY-TO: x\r\n", "From:me@provider.example\r\nREPLY-TO: x\r\n"),
             (
                 "Sender: Ann <ann>\r\nFrom: x@y.example\r\n",
@@ -292,7 +314,7 @@ mod tests {
             ),
             (
                 "From: ann, x@y.example\r\nSender: ann\r\nFrom: bob\r\n",
-                "Reply-To: ann, x@y.example\r\nFrom: me@provider.example, x@y.example\r\nSender: me@provider.example\r\n\
+                "Reply-To: ann@example.org, x@y.example\r\nFrom: me@provider.example, x@y.example\r\nSender: me@provider.example\r\n\
                  From: me@provider.example\r\n",
             ),
         ] {
@@ -301,15 +323,22 @@ mod tests {
         }
         let latin1 = rewrite(b"From: J\xf6rg <ann@example.org>\r\nReply-To: x\r\n").unwrap();
         assert_eq!(latin1, b"From: J\xf6rg <me@provider.example>\r\nReply-To: x\r\n");
+        let latin1 = rewrite(b"From: ann@example.org (J\xf6rg)\r\nReply-To: x\r\n").unwrap();
+        assert_eq!(latin1, b"From: me@provider.example (J\xf6rg)\r\nReply-To: x\r\n");
     }
 
     #[test]
     fn a_line_is_folded_rather_than_too_long() {
-        let name = "n".repeat(limits::TEXT_LINE - "From:<ann>,x@y.example".len());
-        let out = rewrite(format!("From:{name}<ann>,x@y.example\r\n").as_bytes()).unwrap();
-        let expected =
-            format!("Reply-To:\r\n {name}<ann>,x@y.example\r\nFrom:{name}\r\n <me@provider.example>,x@y.example\r\n");
-        assert_eq!(String::from_utf8(out).unwrap(), expected);
+        for (address, reply_to) in
+            [("ann", "{name}\r\n <ann@example.org>"), ("ann@example.org", "\r\n {name}<ann@example.org>")]
+        {
+            let rest = format!("<{address}>");
+            let name = "n".repeat(limits::TEXT_LINE - "From:".len() - rest.len());
+            let out = rewrite(format!("From:{name}{rest}\r\n").as_bytes()).unwrap();
+            let expected =
+                format!("Reply-To:{}\r\nFrom:{name}\r\n <me@provider.example>\r\n", reply_to.replace("{name}", &name),);
+            assert_eq!(String::from_utf8(out).unwrap(), expected);
+        }
     }
 
     proptest! {
