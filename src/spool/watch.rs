@@ -219,3 +219,21 @@ impl Spool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_touch_cures_what_came_unseen() {
+        let folder = tempfile::tempdir().unwrap();
+        let (spool, _writer) = Spool::open(folder.path()).unwrap();
+        let id = "0TQXGV0000001".parse().unwrap();
+        spool.touched(id).unwrap();
+        assert!(!spool.schedule().knows(id), "it is not there");
+        fs::write(spool.folders.eml(id), "X-Sender: <>\nX-Receiver: <a@b.org>\n").unwrap();
+        spool.touched(id).unwrap();
+        assert_eq!(spool.schedule().claim(Now::read().boot), Some(id));
+    }
+}
