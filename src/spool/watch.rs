@@ -138,10 +138,7 @@ impl Spool {
                 Ok(())
             }
             Named::Eml(id) if came => self.came(id),
-            Named::Eml(id) => {
-                self.touched(id);
-                Ok(())
-            }
+            Named::Eml(id) => self.touched(id),
             Named::State(id) if came => {
                 self.edited(id);
                 Ok(())
@@ -196,12 +193,17 @@ impl Spool {
         }
     }
 
-    fn touched(&self, id: QueueId) {
+    /// What is not known may have come unseen, between the sweep and the first look: a touch cures that too.
+    fn touched(&self, id: QueueId) -> io::Result<()> {
+        if !self.schedule().knows(id) {
+            return self.came(id);
+        }
         let waiting = self.schedule().is_waiting(id);
         if self.schedule().touch(id, Now::read().boot) && waiting {
             maillog::rescheduled(id, "touched", Duration::ZERO);
             self.changed.notify_one();
         }
+        Ok(())
     }
 
     /// The server writes states only while it holds the entry, and what it wrote says what it scheduled.
@@ -215,5 +217,23 @@ impl Spool {
             maillog::rescheduled(id, "edited", wait);
             self.changed.notify_one();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_touch_cures_what_came_unseen() {
+        let folder = tempfile::tempdir().unwrap();
+        let (spool, _writer) = Spool::open(folder.path()).unwrap();
+        let id = "0TQXGV0000001".parse().unwrap();
+        spool.touched(id).unwrap();
+        assert!(!spool.schedule().knows(id), "it is not there");
+        fs::write(spool.folders.eml(id), "X-Sender: <>\nX-Receiver: <a@b.org>\n").unwrap();
+        spool.touched(id).unwrap();
+        assert_eq!(spool.schedule().claim(Now::read().boot), Some(id));
     }
 }
