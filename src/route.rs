@@ -423,7 +423,7 @@ mod tests {
         assert!(ends(&site, &rewritten)[0].ends_with("5.1.1"), "nobody can ask for it without the secret");
         site.config.relay.srs_secret = Some("secret".into());
         assert_eq!(ends(&site, &rewritten), ["ann@far.example mx:far.example"]);
-        assert!(ends(&site, &rewritten.replace("=ann@", "=bob@"))[0].ends_with("5.1.1"));
+        assert!(ends(&site, &rewritten.replace("=Ann@", "=Bob@"))[0].ends_with("5.1.1"));
     }
 
     #[test]

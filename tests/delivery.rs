@@ -118,48 +118,101 @@ fn the_postmaster_always_has_a_mailbox() {
     assert!(found.iter().all(|message| text(message).starts_with("Return-Path: <>\r\n")));
 }
 
-#[test]
-fn what_fails_for_good_goes_to_failed_with_a_report_and_the_others_get_theirs() {
-    // Held by a delivery that can't be made yet, while the users change.
-    let mut server = Server::with_spool("");
-    server.run();
-    server.signal("STOP");
-    let entry = "X-Sender: <sender@far.example>\r\nX-Receiver: <gone@example.org>\r\nX-Receiver: <ann@example.org>\r\n\
-                 Subject: x\r\n\r\nhello\r\n";
+/// Puts an entry into the queue by hand.
+fn put(server: &Server, id: &str, entry: &str) {
     fs::write(server.path("spool/tmp/entry"), entry).unwrap();
-    fs::rename(server.path("spool/tmp/entry"), server.path("spool/queue/0TQXGV0000001.eml")).unwrap();
-    server.signal("CONT");
+    fs::rename(server.path("spool/tmp/entry"), server.path("spool/queue").join(format!("{id}.eml"))).unwrap();
+}
+
+const ID: &str = "0TQXGV0000001";
+
+#[test]
+fn the_sender_is_told_what_failed_and_the_others_get_theirs() {
+    let server = Server::start("");
+    put(
+        &server,
+        ID,
+        "X-Sender: <bob@example.org>\r\nX-Receiver: <gone@example.org>\r\nX-Receiver: <ann@example.org>\r\n\
+         Subject: x\r\n\r\nhello\r\n",
+    );
     server.wait_for("ann@example.org", 1);
+    let report = text(&server.wait_for("bob@example.org", 1)[0]);
+    queue_is_empty(&server);
+    assert!(report.starts_with("Return-Path: <>\r\nDelivered-To: bob@example.org\r\n"), "{report}");
+    for part in [
+        "Content-Type: multipart/report; report-type=delivery-status",
+        "Final-Recipient: rfc822; gone@example.org\r\nAction: failed\r\nStatus: 5.1.1\r\n",
+        "Subject: x\r\n\r\nhello\r\n",
+    ] {
+        assert!(report.contains(part), "{part}\n{report}");
+    }
+    assert!(!report.contains("Final-Recipient: rfc822; ann@"), "{report}");
+    server.logged(&[" ERROR 0TQXGV0000001 failed ", "to=gone@example.org", "5.1.1"]);
+    server.logged(&[" 0TQXGV0000001 reported to=bob@example.org ", "what=failed"]);
+    assert_eq!(with_suffix(&server, "failed", "").len(), 0);
+}
+
+#[test]
+fn what_fails_about_a_report_is_for_the_postmaster_once() {
+    let server = Server::start("");
+    put(&server, ID, "X-Sender: <>\r\nX-Receiver: <gone@example.org>\r\nSubject: x\r\n\r\nhello\r\n");
+    let report = text(&server.wait_for("postmaster@example.org", 1)[0]);
+    assert!(report.starts_with("Return-Path: <>\r\n") && report.contains("rfc822; gone@example.org"), "{report}");
+    queue_is_empty(&server);
+}
+
+#[test]
+fn what_nobody_can_be_told_goes_to_failed_and_can_be_tried_again_by_hand() {
+    let server = Server::start("[delivery]\nretry_min = \"1s\"\nretry_max = \"1s\"\ngive_up = \"1s\"\n");
+    let mailbox = server.path("spool/mail/example.org/postmaster");
+    fs::create_dir_all(mailbox.parent().unwrap()).unwrap();
+    fs::write(&mailbox, "in the way").unwrap();
+    put(&server, ID, "X-Sender: <>\r\nX-Receiver: <postmaster@example.org>\r\nSubject: x\r\n\r\nhello\r\n");
+    eventually("it is in failed/", || with_suffix(&server, "failed", ".eml").len() == 1);
     queue_is_empty(&server);
     let [message] = with_suffix(&server, "failed", ".eml")[..].to_vec().try_into().unwrap();
     let [report] = with_suffix(&server, "failed", ".report")[..].to_vec().try_into().unwrap();
     assert!(fs::read_to_string(message).unwrap().ends_with("hello\r\n"));
     let report = fs::read_to_string(report).unwrap();
-    assert!(report.contains("gone@example.org") && report.contains("5.1.1"), "{report}");
+    assert!(report.contains("postmaster@example.org does not have it: 550 5.4.7 given up"), "{report}");
     assert!(!report.contains("hello"), "{report}");
-    server.logged(&[" ERROR 0TQXGV0000001 failed ", "to=gone@example.org", "5.1.1"]);
     // Tried again by hand, as the report says, with its old report still there.
     let in_spool = |name: &str| server.path("spool").join(name);
+    fs::remove_file(&mailbox).unwrap();
     let state = fs::read_to_string(in_spool("failed/0TQXGV0000001.state")).unwrap();
     fs::write(in_spool("queue/0TQXGV0000001.state"), state.replace("Status: failed", "Status: pending")).unwrap();
     fs::rename(in_spool("failed/0TQXGV0000001.eml"), in_spool("queue/0TQXGV0000001.eml")).unwrap();
-    eventually("it is back", || in_spool("failed/0TQXGV0000001.eml").exists());
+    server.wait_for("postmaster@example.org", 1);
     queue_is_empty(&server);
-    assert_eq!((with_suffix(&server, "failed", ".eml").len(), with_suffix(&server, "failed", ".report").len()), (1, 1));
-    assert_eq!(server.mailbox("ann@example.org").len(), 1, "who has it gets no second");
 }
 
 #[test]
-fn what_waits_too_long_is_given_up() {
-    let server = Server::start("[delivery]\nretry_min = \"1s\"\nretry_max = \"1s\"\ngive_up = \"3s\"\n");
+fn a_storm_of_reports_is_capped_and_nothing_is_lost() {
+    let server = Server::start("[limits]\nreports = 2\n");
+    for at in 1..=5 {
+        let id = format!("0TQXGV000000{at}");
+        put(&server, &id, "X-Sender: <bob@example.org>\r\nX-Receiver: <gone@example.org>\r\nSubject: x\r\n\r\nx\r\n");
+    }
+    queue_is_empty(&server);
+    server.wait_for("bob@example.org", 2);
+    assert_eq!(with_suffix(&server, "failed", ".eml").len(), 3);
+    server.logged(&[" WARN ", " report-capped to=bob@example.org most=2"]);
+}
+
+#[test]
+fn what_waits_too_long_is_reported_late_and_given_up() {
+    let server =
+        Server::start("[delivery]\nretry_min = \"1s\"\nretry_max = \"1s\"\nwarn_after = \"1s\"\ngive_up = \"4s\"\n");
     let (replies, _) = say(&server, "ann@example.org", &["friend@far.example", "bob@example.org"]);
     assert!(replies[0].starts_with("250"), "127.0.0.1 may relay: {replies:?}");
     server.wait_for("bob@example.org", 1);
-    let line = server.logged(&[" deferred ", "to=friend@far.example"]);
-    assert!(line.contains("does not deliver to other hosts yet"), "{line}");
-    server.logged(&[" ERROR ", " failed ", "to=friend@far.example", "5.4.7", "does not deliver"]);
+    server.logged(&[" deferred ", "to=friend@far.example", "4.4.3"]);
+    server.logged(&[" ERROR ", " failed ", "to=friend@far.example", "5.4.7", "4.4.3"]);
     queue_is_empty(&server);
-    assert_eq!(with_suffix(&server, "failed", ".report").len(), 1);
+    let reports: String = server.wait_for("ann@example.org", 2).iter().map(|report| text(report)).collect();
+    for part in ["Action: delayed", "Will-Retry-Until: ", "Action: failed", "given up"] {
+        assert!(reports.contains(part), "{part}\n{reports}");
+    }
     assert_eq!(server.mailbox("bob@example.org").len(), 1);
 }
 

@@ -52,7 +52,7 @@ impl Spool {
         durable::replace(&self.folders.failed.join(state_file(id)), &draft, state.to_string().as_bytes())?;
         let shown = to.file_name().unwrap_or_default().display().to_string();
         self.move_with_report(&self.folders.eml(id), &to, &failure_report(id, &shown, state))?;
-        maillog::set_aside(Some(id), &to, "not everybody has it, and the sender can't be told yet");
+        maillog::set_aside(Some(id), &to, "not everybody has it, and nobody can be told");
         Ok(())
     }
 
@@ -87,7 +87,9 @@ fn report_of(path: &Path) -> PathBuf {
 }
 
 fn failure_report(id: QueueId, shown: &str, state: &State) -> String {
-    let mut text = format!("{shown} did not reach everybody, and reports to senders are not built yet.\n\n");
+    let mut text = format!(
+        "{shown} did not reach everybody, and nobody can be told: it is itself a report, or its sender had too many.\n\n"
+    );
     for target in &state.targets {
         let what = match target.status {
             Status::Delivered => "has it",
@@ -100,7 +102,7 @@ fn failure_report(id: QueueId, shown: &str, state: &State) -> String {
     let state = state_file(id);
     text.push_str(&format!(
         "\nWhat to do: mend the cause; in {state}, put \"Status: pending\" where it is to be tried again; then move first \
-         {state} to queue/, and then {shown} to queue/{}. Or tell the sender, and remove the files.\n",
+         {state} to queue/, and then {shown} to queue/{}. Or remove the files.\n",
         eml(id)
     ));
     text

@@ -98,7 +98,7 @@ impl Listed {
         self.envelope.as_ref()?.reverse_path.address()
     }
 
-    /// The header of the message with the empty line after it, cut where it is longer than [`limits::SHOWN_HEADER`].
+    /// The header of the message without the empty line after it, cut where it is longer than [`limits::SHOWN_HEADER`].
     pub fn header(&self) -> io::Result<Vec<u8>> {
         let mut entry = Entry::open(&self.path).map_err(|unfit| match unfit {
             Unfit::Gone => durable::located("open", &self.path, io::ErrorKind::NotFound.into()),
@@ -106,7 +106,8 @@ impl Listed {
             Unfit::WrongFormat(what) => io::Error::new(io::ErrorKind::InvalidData, what),
         })?;
         let mut head = entry.header()?;
-        head.truncate(limits::SHOWN_HEADER);
+        let ended = [&b"\n\r\n"[..], b"\n\n"].iter().find(|end| head.ends_with(end)).map(|end| end.len() - 1);
+        head.truncate((head.len() - ended.unwrap_or(0)).min(limits::SHOWN_HEADER));
         Ok(head)
     }
 }
@@ -311,7 +312,7 @@ mod tests {
         let endless = format!("X-Sender: <>\nX-Receiver: <c@d.org>\n{}", "a: b\n".repeat(limits::SHOWN_HEADER));
         fs::write(folders.queue.join(eml_of(2)), endless).unwrap();
         let found = list(&folders);
-        assert_eq!(found[0].header().unwrap(), b"Subject: x\r\n\r\n");
+        assert_eq!(found[0].header().unwrap(), b"Subject: x\r\n");
         assert_eq!(found[1].header().unwrap().len(), limits::SHOWN_HEADER);
         fs::remove_file(&found[0].path).unwrap();
         assert_eq!(found[0].header().unwrap_err().kind(), io::ErrorKind::NotFound);

@@ -3,8 +3,8 @@
 
 pub mod hop;
 pub mod net;
-pub mod parcel;
 pub mod next_hop;
+pub mod parcel;
 pub mod postfix;
 pub mod zone;
 
@@ -31,8 +31,9 @@ aliases = "aliases"
 log = "mail.log"
 "#;
 
-/// Where a test's server listens unless it says otherwise.
-pub const LISTEN: &str = "[listen]\nsmtp = [\"127.0.0.1:0\"]\npop3 = [\"127.0.0.1:0\"]\n";
+/// Where a test's server listens unless it says otherwise. Nobody answers its questions for other hosts: such mail waits.
+pub const LISTEN: &str =
+    "[dns]\nresolver = \"127.0.0.1:9\"\n[listen]\nsmtp = [\"127.0.0.1:0\"]\npop3 = [\"127.0.0.1:0\"]\n";
 
 /// A server in a folder; killed and removed with the value.
 pub struct Server {
