@@ -218,6 +218,11 @@ impl Flusher {
             return Ok(());
         }
         files.try_for_each(File::sync_all)?;
+        self.flush_names()
+    }
+
+    /// Makes the names in the folder durable.
+    pub fn flush_names(&self) -> io::Result<()> {
         self.folder.sync_all().map_err(|error| located("sync", &self.path, error))
     }
 }

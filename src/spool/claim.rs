@@ -156,7 +156,11 @@ impl Spool {
                     self.gone(id);
                 }
             }
-            Ok(Wrote::Left) => _ = self.schedule().forget(id),
+            Ok(Wrote::Left) => {
+                self.schedule().forget(id);
+                // Released while this was written, it was not news to the watch: it is now.
+                self.came(id)?;
+            }
             Err(error) => {
                 if let Some(slot) = self.schedule().slot_mut(id) {
                     slot.unwritten = Some(Box::new(settlement));
@@ -174,10 +178,10 @@ impl Spool {
 
     fn try_write_outcome(&self, id: QueueId, settlement: &Settlement) -> io::Result<Wrote> {
         let state = &settlement.state;
-        let draft = self.folders.tmp.join(state_file(id));
         let text = state.to_string();
         if !self.folders.eml(id).exists() {
             if self.folders.hold.join(super::eml(id)).exists() {
+                let draft = self.folders.tmp.join(state_file(id));
                 durable::replace(&self.folders.hold.join(state_file(id)), &draft, text.as_bytes())?;
                 maillog::held(id);
             } else {
@@ -187,7 +191,7 @@ impl Spool {
             return Ok(Wrote::Left);
         }
         if state.is_pending() || settlement.report_missing {
-            durable::replace(&self.folders.state(id), &draft, text.as_bytes())?;
+            self.replace_state(id, &text)?;
             return Ok(Wrote::Waits);
         }
         if state.is_untold() {
@@ -250,8 +254,7 @@ impl Claim<'_> {
     /// Writes down the targets, before the first attempt. From here on they are never resolved again.
     pub fn record(&mut self, state: &State) -> io::Result<()> {
         let text = state.to_string();
-        let draft = self.spool.folders.tmp.join(state_file(self.id));
-        durable::replace(&self.spool.folders.state(self.id), &draft, text.as_bytes())?;
+        self.spool.replace_state(self.id, &text)?;
         self.state_text = Some(text);
         Ok(())
     }

@@ -85,6 +85,10 @@ impl Watch {
 
     /// Watches until the spool is stopped. `each_second` is called about as often.
     pub fn run(self, spool: &Spool, each_second: impl Fn()) {
+        // What came between the sweep and the first event, or while this thread was begun again.
+        if let Err(error) = spool.rescan() {
+            maillog::spool_error(None, error);
+        }
         let mut ticked = Now::read().boot;
         let mut foreign = HashMap::new();
         while !spool.is_stopping() {
@@ -164,7 +168,7 @@ impl Spool {
     }
 
     /// Someone put a message into `queue/`; if it came from `hold/`, its state comes along.
-    fn came(&self, id: QueueId) -> io::Result<()> {
+    pub(super) fn came(&self, id: QueueId) -> io::Result<()> {
         if self.schedule().knows(id) || !self.folders.eml(id).exists() {
             return Ok(());
         }

@@ -1,18 +1,19 @@
-//! The one writer: takes finished drafts and commits as many at a time as are waiting, with as few flushes as the
-//! filesystem allows.
+//! The one writer: takes finished drafts and new states, and makes as many at a time durable as are waiting, with as few
+//! flushes as the filesystem allows.
 //!
 //! Promises P1 and P2: an id is answered only once the file and its name are on the disk; an error of any step is the
 //! answer of the whole batch, whose files are unlinked under the name they have by then. A failed sync is never repeated
-//! and called good.
+//! and called good. A state is on the disk before it takes the place of the old one, and is answered once its name is
+//! too: one flush for the messages and states of a batch, and another for the names of the states.
 
-use std::fs;
-use std::io;
-use std::path::Path;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::{Draft, Spool, eml};
+use super::{Draft, Spool, eml, state_file};
 use crate::io::clock::Now;
 use crate::io::durable::{self, Flusher, Method};
 use crate::limits;
@@ -27,11 +28,28 @@ pub(super) struct Commit {
     pub answer: Sender<io::Result<QueueId>>,
 }
 
+/// A state that was written as a draft and takes the place of another, and who waits for it.
+#[derive(Debug)]
+pub(super) struct Update {
+    pub draft: PathBuf,
+    pub file: File,
+    pub to: PathBuf,
+    pub answer: Sender<io::Result<()>>,
+}
+
 /// What the writer is told.
 #[derive(Debug)]
 pub(super) enum Work {
     Commit(Box<Commit>),
+    Update(Box<Update>),
     Stop,
+}
+
+/// What is made durable together.
+#[derive(Debug, Default)]
+struct Batch {
+    commits: Vec<Commit>,
+    updates: Vec<Update>,
 }
 
 /// The body of the writer's thread.
@@ -52,65 +70,112 @@ impl Writer {
         self.flusher.method()
     }
 
-    /// Commits until it is told to stop.
+    /// Works until it is told to stop.
     pub fn run(mut self, spool: &Spool) {
         while let Ok(first) = self.waiting.recv() {
-            let mut batch = Vec::new();
-            let mut stop = !add(&mut batch, first);
+            let mut batch = Batch::default();
+            let mut stop = !batch.add(first);
             while !stop && batch.len() < limits::BATCH {
                 match self.waiting.try_recv() {
-                    Ok(work) => stop = !add(&mut batch, work),
+                    Ok(work) => stop = !batch.add(work),
                     Err(_) => break,
                 }
             }
-            self.commit(spool, batch);
+            self.write(spool, batch);
             if stop {
                 return;
             }
         }
     }
 
-    fn commit(&mut self, spool: &Spool, batch: Vec<Commit>) {
-        let mut renamed = Vec::with_capacity(batch.len());
-        for mut commit in batch {
+    fn write(&mut self, spool: &Spool, batch: Batch) {
+        let mut renamed = Vec::with_capacity(batch.commits.len());
+        for mut commit in batch.commits {
             match rename(spool, &mut commit.draft) {
                 Ok(()) => renamed.push(commit),
                 Err(error) => answer(&commit, Err(error)),
             }
         }
-        if renamed.is_empty() {
+        let updates = batch.updates;
+        if renamed.is_empty() && updates.is_empty() {
             return;
         }
-        let flushed = self.flusher.flush(renamed.iter().map(|commit| &commit.draft.file));
-        match flushed {
-            // From here on the mail is safe.
+        let messages = renamed.iter().map(|commit| &commit.draft.file);
+        let files: Vec<&File> = messages.chain(updates.iter().map(|update| &update.file)).collect();
+        match self.flusher.flush(files.into_iter()) {
             Ok(()) => {
-                for commit in &renamed {
-                    log_accepted(commit);
-                }
-                maillog::flush();
-                for commit in renamed {
-                    answer(&commit, Ok(commit.draft.id));
-                }
+                // From here on the mail is safe.
+                accept(renamed);
+                self.replace(updates);
             }
             Err(error) => {
                 maillog::spool_error(None, &error);
                 for commit in renamed {
                     take_back(spool, &commit.draft);
-                    answer(&commit, Err(io::Error::new(error.kind(), error.to_string())));
+                    answer(&commit, Err(same(&error)));
                 }
+                updates.iter().for_each(|update| update.give_up(&error));
             }
+        }
+    }
+
+    /// Lets states whose content is on the disk take their places.
+    fn replace(&mut self, updates: Vec<Update>) {
+        let mut replaced = Vec::with_capacity(updates.len());
+        for update in updates {
+            match fs::rename(&update.draft, &update.to) {
+                Ok(()) => replaced.push(update),
+                Err(error) => update.give_up(&durable::located("replace", &update.to, error)),
+            }
+        }
+        if replaced.is_empty() {
+            return;
+        }
+        let flushed = self.flusher.flush_names();
+        for update in replaced {
+            // Whoever asked may be gone.
+            let _ = update.answer.send(flushed.as_ref().copied().map_err(same));
         }
     }
 }
 
-fn add(batch: &mut Vec<Commit>, work: Work) -> bool {
-    match work {
-        Work::Commit(commit) => {
-            batch.push(*commit);
-            true
+impl Batch {
+    /// Says whether there may be more.
+    fn add(&mut self, work: Work) -> bool {
+        match work {
+            Work::Commit(commit) => self.commits.push(*commit),
+            Work::Update(update) => self.updates.push(*update),
+            Work::Stop => return false,
         }
-        Work::Stop => false,
+        true
+    }
+
+    fn len(&self) -> usize {
+        self.commits.len() + self.updates.len()
+    }
+}
+
+impl Update {
+    fn give_up(&self, error: &io::Error) {
+        // What is left here is removed at the next start.
+        let _ = durable::remove(&self.draft);
+        let _ = self.answer.send(Err(same(error)));
+    }
+}
+
+/// An error for one more who waits.
+fn same(error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), error.to_string())
+}
+
+fn accept(commits: Vec<Commit>) {
+    if commits.is_empty() {
+        return;
+    }
+    commits.iter().for_each(log_accepted);
+    maillog::flush();
+    for commit in commits {
+        answer(&commit, Ok(commit.draft.id));
     }
 }
 
@@ -148,6 +213,21 @@ fn log_accepted(commit: &Commit) {
 }
 
 impl Spool {
+    /// Replaces the state of an entry: when this returns, it is on the disk.
+    pub(super) fn replace_state(&self, id: QueueId, text: &str) -> io::Result<()> {
+        let (draft, to) = (self.folders.tmp.join(state_file(id)), self.folders.state(id));
+        durable::remove(&draft)?;
+        let mut file = durable::create_new(&draft)?;
+        if let Err(error) = file.write_all(text.as_bytes()) {
+            durable::remove(&draft)?;
+            return Err(durable::located("write", &draft, error));
+        }
+        let (answer, answered) = crossbeam_channel::bounded(1);
+        let update = Update { draft, file, to, answer };
+        self.work.send(Work::Update(Box::new(update))).map_err(|_| io::Error::other("the writer has ended"))?;
+        answered.recv().map_err(|_| io::Error::other("the writer has ended"))?
+    }
+
     /// Lets a committed message be delivered.
     pub fn schedule_new(&self, id: QueueId) {
         self.schedule_within(id, Duration::ZERO);
