@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use postrider::mail::address::Address;
-use postrider::mail::dsn::{Action, Original, Report, Reported};
+use postrider::mail::dsn::{Action, Original, Reader, Report, Reported};
 use postrider::mail::parameter::{OriginalRecipient, Ret};
 use postrider::mail::queue_id::QueueId;
 
@@ -78,6 +78,7 @@ fn report(recipients: Vec<Reported<'static>>) -> Report<'static> {
         about: QueueId::after(None, Duration::from_secs(1_795_000_000), 1),
         from: address("postmaster@example.org"),
         to: address("ann@example.org"),
+        reader: Reader::Sender,
         date: "Mon, 23 Nov 2026 15:41:00 +0000",
         arrival: "Mon, 23 Nov 2026 15:36:51 +0000",
         envid: Some("QQ314159"),

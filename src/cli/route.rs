@@ -1,6 +1,7 @@
 //! `postrider route`: where mail for an address would go and why, and when it would be tried, without sending any.
 //!
-//! The steps come from [`Site::route`] and the times from [`patience::schedule`], which delivery uses too.
+//! The steps come from [`Site::route`], the servers from [`exchangers::servers`] and the times from
+//! [`patience::schedule`], which delivery uses too. DNS is asked, and no host is spoken to.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -11,9 +12,12 @@ use super::{Failure, become_run_as, exit, print};
 use crate::aliases::Aliases;
 use crate::config::{Config, Delivery};
 use crate::delivery::patience;
+use crate::dns::Resolver;
 use crate::mail::address::{Address, ReversePath};
 use crate::mail::next_hop::NextHop;
+use crate::mail::outcome::Outcome;
 use crate::maildir::Maildir;
+use crate::relay::exchangers::{self, Own};
 use crate::route::{End, Place, Site};
 use crate::users::Users;
 
@@ -91,8 +95,14 @@ fn host(hop: &NextHop) -> String {
     if hop.by_mx { format!("the mail exchangers of {host}") } else { format!("the host {host}") }
 }
 
-fn hosts(_hop: &NextHop, _config: &Config) -> Vec<String> {
-    Vec::new()
+/// The servers that delivery would try, in their order, or what keeps it from finding any.
+fn hosts(hop: &NextHop, config: &Config) -> Vec<String> {
+    let own = Own { hostname: &config.hostname, listen: &config.listen.smtp, port: config.delivery.remote_port };
+    match exchangers::servers(hop, &Resolver::new(config.dns.resolver), &own) {
+        Ok(servers) => servers.iter().map(ToString::to_string).collect(),
+        Err(Outcome::Failed(cause)) => vec![format!("it would fail: {cause}")],
+        Err(Outcome::Deferred(cause) | Outcome::Delivered(cause)) => vec![format!("it would wait: {cause}")],
+    }
 }
 
 fn times(settings: &Delivery) -> String {

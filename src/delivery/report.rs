@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::io::clock::{self, Now};
 use crate::limits;
 use crate::mail::address::{Address, ReversePath};
-use crate::mail::dsn::{Action, Original, Report, Reported};
+use crate::mail::dsn::{Action, Original, Reader, Report, Reported};
 use crate::mail::envelope::{Envelope, Recipient};
 use crate::mail::parameter::{MailParameters, Notify, RcptParameters, Ret};
 use crate::mail::queue_id::QueueId;
@@ -30,6 +30,16 @@ pub struct Due {
     pub to: Address,
     /// What about which targets, by their places in the state.
     pub items: Vec<(usize, Action)>,
+}
+
+impl Due {
+    fn reader(&self, envelope: &Envelope) -> Reader {
+        match envelope.reverse_path.address() {
+            None => Reader::Postmaster,
+            Some(sender) if *sender == self.to => Reader::Sender,
+            Some(_) => Reader::Owner,
+        }
+    }
 }
 
 /// How many reports each sender got of late.
@@ -62,7 +72,7 @@ pub fn due(state: &mut State, envelope: &Envelope, late: bool, site: &Site) -> V
     for at in 0..state.targets.len() {
         let Some(action) = action(&state.targets, at, envelope, late) else { continue };
         let target = &state.targets[at];
-        let to = match wants(target, envelope, action) && !is_expanded_already(&state.targets, at, action, &due) {
+        let to = match wants(target, envelope, action) && !is_known(&state.targets, at, (action, envelope), &due) {
             true => addressee(target, envelope, action, site),
             false => Addressee::Nobody,
         };
@@ -89,8 +99,9 @@ enum Addressee {
 }
 
 fn addressee(target: &Target, envelope: &Envelope, action: Action, site: &Site) -> Addressee {
-    // That a list was expanded is told to who wrote to it, not to its owner.
-    let reverse_path = if action == Action::Expanded { &envelope.reverse_path } else { &target.reverse_path };
+    // What a list's members don't get is for its owner; that it got it is for who wrote to it.
+    let is_success = !matches!(action, Action::Failed | Action::Delayed);
+    let reverse_path = if is_success { &envelope.reverse_path } else { &target.reverse_path };
     match (reverse_path, action) {
         (ReversePath::Address(address), _) => Addressee::Address(address.clone()),
         (ReversePath::Null, Action::Failed) => {
@@ -101,12 +112,15 @@ fn addressee(target: &Target, envelope: &Envelope, action: Action, site: &Site) 
     }
 }
 
-/// Whether the sender knows, or is about to be told, that the recipient of this target stands for several.
-fn is_expanded_already(targets: &[Target], at: usize, action: Action, due: &[Due]) -> bool {
+/// Whether the sender knows already, or is about to be told, what became of the recipient as a whole: success is told once
+/// of a recipient that stands for several.
+fn is_known(targets: &[Target], at: usize, (action, envelope): (Action, &Envelope), due: &[Due]) -> bool {
+    let of_recipient =
+        action == Action::Expanded || (action == Action::Delivered && is_of_list(&targets[at], envelope));
     let is_sibling = |other: usize| other != at && targets[other].recipient == targets[at].recipient;
-    let is_known = |other: &usize| targets[*other].status == Status::Delivered && targets[*other].told == Told::End;
-    action == Action::Expanded
-        && ((0..targets.len()).filter(|other| is_sibling(*other)).any(|other| is_known(&other))
+    let was_told = |other: usize| targets[other].status == Status::Delivered && targets[other].told == Told::End;
+    of_recipient
+        && ((0..targets.len()).any(|other| is_sibling(other) && was_told(other))
             || due.iter().flat_map(|due| &due.items).any(|(other, found)| is_sibling(*other) && *found == action))
 }
 
@@ -120,9 +134,10 @@ fn action(targets: &[Target], at: usize, envelope: &Envelope, late: bool) -> Opt
         (Status::Pending, _) => None,
         (Status::Delivered, _) => {
             let siblings = || targets.iter().filter(|other| other.recipient == target.recipient);
-            let is_list = target.reverse_path != envelope.reverse_path;
             Some(match target.via {
-                _ if is_list || siblings().count() > 1 => Action::Expanded,
+                // RFC 3461 §5.2.7.3: with a list, mail has come where it was sent; what the list sends is its own.
+                _ if is_of_list(target, envelope) => Action::Delivered,
+                _ if siblings().count() > 1 => Action::Expanded,
                 Via::Mailbox => Action::Delivered,
                 _ => Action::Relayed,
             })
@@ -130,9 +145,14 @@ fn action(targets: &[Target], at: usize, envelope: &Envelope, late: bool) -> Opt
     }
 }
 
+/// Whether a list sends it, whose owner hears of what fails.
+fn is_of_list(target: &Target, envelope: &Envelope) -> bool {
+    target.reverse_path != envelope.reverse_path
+}
+
 fn wants(target: &Target, envelope: &Envelope, action: Action) -> bool {
     let asked = envelope.recipients.iter().find(|recipient| recipient.address == target.recipient);
-    let is_list = target.reverse_path != envelope.reverse_path;
+    let is_list = is_of_list(target, envelope);
     let notify = asked.and_then(|recipient| recipient.parameters.notify);
     match (action, notify) {
         // A list's owner hears of what fails, whatever the sender asked for.
@@ -219,6 +239,7 @@ fn commit(claim: &mut Claim<'_>, state: &State, (id, due): (QueueId, &Due), site
         about: claim.id,
         from: &site.postmaster_mailbox(),
         to: &due.to,
+        reader: due.reader(&claim.entry.envelope),
         date: &times.now,
         arrival: &times.arrival,
         envid: claim.entry.envelope.parameters.envid.as_deref(),
@@ -283,9 +304,11 @@ fn reported<'a>(
     action: Action,
     (at, times): (usize, &'a Times),
 ) -> Reported<'a> {
-    let asked = claim.entry.envelope.recipients.iter().find(|recipient| recipient.address == target.recipient);
+    let envelope = &claim.entry.envelope;
+    let asked = envelope.recipients.iter().find(|recipient| recipient.address == target.recipient);
+    let is_whole = action == Action::Expanded || (action == Action::Delivered && is_of_list(target, envelope));
     Reported {
-        recipient: if action == Action::Expanded { &target.recipient } else { &target.address },
+        recipient: if is_whole { &target.recipient } else { &target.address },
         original: asked.and_then(|recipient| recipient.parameters.orcpt.as_ref()),
         asked_for: &target.recipient,
         action,
@@ -313,5 +336,129 @@ impl Write for Ascii {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::aliases::Aliases;
+    use crate::config::Config;
+    use std::path::Path;
+
+    fn site() -> Site {
+        Site {
+            config: Config::parse("hostname = \"example.org\"", Path::new("")).unwrap(),
+            users: ["ann@example.org"].iter().map(|user| user.parse().unwrap()).collect(),
+            aliases: Aliases::parse(Path::new("/aliases"), "").unwrap(),
+        }
+    }
+
+    fn envelope(sender: &str, recipients: &[(&str, &str)]) -> Envelope {
+        let recipient = |(address, parameters): &(&str, &str)| Recipient {
+            address: address.parse().unwrap(),
+            parameters: RcptParameters::parse(parameters).unwrap(),
+        };
+        Envelope {
+            reverse_path: sender.parse().unwrap(),
+            parameters: MailParameters::default(),
+            recipients: recipients.iter().map(recipient).collect(),
+        }
+    }
+
+    fn target(address: &str, status: Status, envelope: &Envelope) -> Target {
+        let recipient = envelope.recipients[0].address.clone();
+        let target = Target::new(address.parse().unwrap(), Via::NextHop, recipient, envelope.reverse_path.clone());
+        Target { status, ..target }
+    }
+
+    /// Who is told what, and what is left untold.
+    fn told(state: &mut State, envelope: &Envelope, late: bool) -> (Vec<String>, Vec<Told>) {
+        let due = due(state, envelope, late, &site());
+        let shown = due.iter().map(|due| format!("{} {}", due.to, actions(due))).collect();
+        (shown, state.targets.iter().map(|target| target.told).collect())
+    }
+
+    #[test]
+    fn each_sender_hears_what_it_asked_for() {
+        use Status::{Delivered, Failed, Pending};
+        for (notify, status, late, expected) in [
+            ("", Failed, false, Some("failed")),
+            ("NOTIFY=FAILURE", Failed, false, Some("failed")),
+            ("NOTIFY=NEVER", Failed, false, None),
+            ("NOTIFY=SUCCESS", Failed, false, None),
+            ("", Pending, true, Some("delayed")),
+            ("", Pending, false, None),
+            ("NOTIFY=FAILURE", Pending, true, None),
+            ("NOTIFY=DELAY", Pending, true, Some("delayed")),
+            ("", Delivered, false, None),
+            ("NOTIFY=SUCCESS", Delivered, false, Some("relayed")),
+        ] {
+            let envelope = envelope("<s@far.example>", &[("x@b.example", notify)]);
+            let mut state = State::of(vec![target("x@b.example", status, &envelope)]);
+            let (found, untold) = told(&mut state, &envelope, late);
+            let expected: Vec<String> = expected.iter().map(|what| format!("s@far.example {what}")).collect();
+            assert_eq!(found, expected, "{notify} {status:?} late={late}");
+            let settled = match status {
+                _ if !expected.is_empty() => Told::Nothing,
+                Pending if late => Told::Late,
+                Pending => Told::Nothing,
+                _ => Told::End,
+            };
+            assert_eq!(untold, [settled], "{notify} {status:?} late={late}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_told_twice() {
+        let envelope = envelope("<s@far.example>", &[("x@b.example", "NOTIFY=SUCCESS,FAILURE,DELAY")]);
+        for (status, before) in
+            [(Status::Failed, Told::End), (Status::Delivered, Told::End), (Status::Pending, Told::Late)]
+        {
+            let mut state = State::of(vec![Target { told: before, ..target("x@b.example", status, &envelope) }]);
+            assert_eq!(told(&mut state, &envelope, true), (vec![], vec![before]));
+        }
+        let mut late = State::of(vec![Target { told: Told::Late, ..target("x@b.example", Status::Failed, &envelope) }]);
+        assert_eq!(told(&mut late, &envelope, true).0, ["s@far.example failed"]);
+    }
+
+    #[test]
+    fn a_message_without_a_sender_is_for_the_postmaster_and_one_to_the_postmaster_for_nobody() {
+        let report = envelope("<>", &[("x@b.example", "")]);
+        let mut state = State::of(vec![target("x@b.example", Status::Failed, &report)]);
+        assert_eq!(told(&mut state, &report, true).0, ["postmaster@example.org failed"]);
+        let mut late = State::of(vec![target("x@b.example", Status::Pending, &report)]);
+        assert_eq!(told(&mut late, &report, true), (vec![], vec![Told::Late]));
+        let double = envelope("<>", &[("postmaster@example.org", "")]);
+        let mut state = State::of(vec![target("ann@example.org", Status::Failed, &double)]);
+        assert_eq!(told(&mut state, &double, true), (vec![], vec![Told::Nothing]));
+        assert!(state.is_untold());
+    }
+
+    #[test]
+    fn success_of_several_is_told_once_and_failure_of_a_list_to_its_owner() {
+        let envelope = envelope("<s@far.example>", &[("all@example.org", "NOTIFY=SUCCESS")]);
+        let both = || {
+            vec![
+                target("x@b.example", Status::Delivered, &envelope),
+                target("y@b.example", Status::Delivered, &envelope),
+            ]
+        };
+        let mut state = State::of(both());
+        assert_eq!(told(&mut state, &envelope, false).0, ["s@far.example expanded"]);
+        assert_eq!(state.targets[1].told, Told::End);
+        let owner: ReversePath = "<owner-all@example.org>".parse().unwrap();
+        let mut list = State::of(both());
+        list.targets.iter_mut().for_each(|target| target.reverse_path = owner.clone());
+        list.targets[1].status = Status::Failed;
+        assert_eq!(told(&mut list, &envelope, false).0, ["s@far.example delivered", "owner-all@example.org failed"]);
+    }
+
+    #[test]
+    fn a_storm_is_over_after_an_hour() {
+        let (storm, to) = (Storm::default(), "s@far.example".parse().unwrap());
+        let allowed = |seconds| storm.allows(&to, 2, Duration::from_secs(seconds));
+        assert_eq!([allowed(0), allowed(1), allowed(2), allowed(3599)], [true, true, false, false]);
+        assert!(allowed(3600));
     }
 }

@@ -90,6 +90,17 @@ pub struct Original<'a> {
     pub is_8bit: bool,
 }
 
+/// Who reads a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reader {
+    /// Who sent the message.
+    Sender,
+    /// The owner of a list that sent it on.
+    Owner,
+    /// The postmaster, because the message has no sender who could be told.
+    Postmaster,
+}
+
 /// A report on one message.
 #[derive(Clone, Debug)]
 pub struct Report<'a> {
@@ -105,6 +116,8 @@ pub struct Report<'a> {
     pub from: &'a Address,
     /// The reverse-path of the message.
     pub to: &'a Address,
+    /// Who that is.
+    pub reader: Reader,
     /// Now, as RFC 5322 writes it.
     pub date: &'a str,
     /// When the message came, as RFC 5322 writes it.
@@ -255,6 +268,7 @@ mod tests {
             chance: 0x0123_4567_89AB_CDEF,
             about: QueueId::after(None, Duration::from_secs(1_795_000_000), 1),
             from: address("postmaster@example.org"),
+            reader: Reader::Sender,
             to: address("ann@example.org"),
             date: "Mon, 23 Nov 2026 15:41:00 +0000",
             arrival: "Mon, 23 Nov 2026 15:36:51 +0000",

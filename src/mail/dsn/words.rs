@@ -9,17 +9,22 @@ use std::collections::HashMap;
 use super::advice::{advice, is_size};
 use super::safe::{self, printable, wrapped};
 use super::said::Said;
-use super::{Action, Report, Reported};
+use super::{Action, Reader, Report, Reported};
 use crate::limits;
 use crate::mail::encoded_word;
 use crate::mail::parameter::Ret;
 
 /// The text, in lines with CR LF.
 pub fn words(report: &Report<'_>) -> String {
-    let mut text = paragraph(&format!(
-        "This is the mail server {}. It writes by itself, to tell you what became of a message of yours:",
-        report.hostname
-    ));
+    let what = match report.reader {
+        Reader::Sender => "what became of a message of yours:",
+        Reader::Owner => "what became of a message that your list sent on:",
+        Reader::Postmaster => {
+            "what became of a message without a sender who could be told, most likely a report or an automatic answer:"
+        }
+    };
+    let mut text =
+        paragraph(&format!("This is the mail server {}. It writes by itself, to tell you {what}", report.hostname));
     text.push_str(&about(report));
     for action in Action::ALL {
         text.push_str(&section(report, action));
