@@ -16,7 +16,10 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::mail::address::{Address, Domain};
-pub use tables::{Delivery, Dns, Drop, HopDomain, Limits, Listen, Pop3, Relay, SenderGrant};
+pub use tables::{
+    Delivery, Dns, Drop, HopDomain, HopName, HopSettings, Limits, Listen, Pop3, Relay, SenderGrant, Submission, Tls,
+    TlsLevel,
+};
 
 /// Where the configuration is when nothing else was said.
 pub const DEFAULT_PATH: &str = "/etc/postrider/postrider.toml";
@@ -50,6 +53,8 @@ pub struct Config {
     pub listen: Listen,
     /// `[relay]`
     pub relay: Relay,
+    /// `[submission]`
+    pub submission: Submission,
     /// `[pop3]`
     pub pop3: Pop3,
     /// `[drop]`
@@ -58,6 +63,8 @@ pub struct Config {
     pub delivery: Delivery,
     /// `[limits]`
     pub limits: Limits,
+    /// `[tls]`
+    pub tls: Tls,
     /// `[dns]`
     pub dns: Dns,
 }
@@ -101,10 +108,12 @@ impl Default for Config {
             run_as: None,
             listen: Listen::default(),
             relay: Relay::default(),
+            submission: Submission::default(),
             pop3: Pop3::default(),
             drop: Drop::default(),
             delivery: Delivery::default(),
             limits: Limits::default(),
+            tls: Tls::default(),
             dns: Dns::default(),
         }
     }
@@ -158,6 +167,10 @@ impl Config {
         if let LogTarget::File(path) = &mut config.log {
             *path = folder.join(&*path);
         }
+        let tls = &mut config.tls;
+        let of_hops = config.relay.hops.values_mut().flat_map(|hop| [&mut hop.ca, &mut hop.password_file]);
+        let optional = [&mut tls.certificate, &mut tls.key, &mut tls.certificates].into_iter().chain(of_hops);
+        optional.flatten().for_each(|path| *path = folder.join(&*path));
         Ok(config)
     }
 

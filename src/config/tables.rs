@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -22,8 +23,14 @@ use crate::mail::next_hop::NextHop;
 pub struct Listen {
     /// For mail from anywhere.
     pub smtp: Vec<SocketAddr>,
+    /// For mail from this host's own people, who log in (RFC 6409).
+    pub submission: Vec<SocketAddr>,
+    /// The same with TLS from the first octet on (RFC 8314).
+    pub submissions: Vec<SocketAddr>,
     /// For the owners of mailboxes.
     pub pop3: Vec<SocketAddr>,
+    /// The same with TLS from the first octet on.
+    pub pop3s: Vec<SocketAddr>,
 }
 
 /// Who may send where.
@@ -46,6 +53,8 @@ pub struct Relay {
     /// Domains and next hops that get 8-bit text as it is, though they do not announce 8BITMIME.
     #[serde(deserialize_with = "value::from_texts")]
     pub eight_bit: Vec<NextHop>,
+    /// How some next hops are spoken with.
+    pub hops: BTreeMap<HopName, HopSettings>,
 }
 
 impl Relay {
@@ -79,6 +88,67 @@ impl<'de> Deserialize<'de> for HopDomain {
 /// A value of [`Relay::domains`].
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 pub struct FixedHop(#[serde(deserialize_with = "value::from_text")] pub NextHop);
+
+/// A key of [`Relay::hops`].
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HopName(#[serde(deserialize_with = "value::from_text")] pub NextHop);
+
+/// How one next hop is spoken with. Secrets are in files or come from commands, never here.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields, default)]
+pub struct HopSettings {
+    /// How much TLS it takes to speak with it; unset, `verified` for the smarthost and `opportunistic` for others.
+    pub tls: Option<TlsLevel>,
+    /// A file with the certificates that may vouch for it, in place of the system's.
+    pub ca: Option<PathBuf>,
+    /// The SHA-256 of its public key, in base64: nothing else has to vouch for it then (RFC 7469 §2.4).
+    pub pin: Option<String>,
+    /// The name to log in with.
+    pub user: Option<String>,
+    /// A file whose first line is the password.
+    pub password_file: Option<PathBuf>,
+    /// A command that prints the password.
+    pub password_command: Option<Vec<String>>,
+    /// A command that prints an OAuth 2 access token (RFC 7628).
+    pub token_command: Option<Vec<String>>,
+}
+
+/// How much TLS a next hop is spoken with.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum TlsLevel {
+    /// Where it is offered and works; else in clear (RFC 7435).
+    Opportunistic,
+    /// Always, with whomever it turns out to be.
+    Required,
+    /// Always, with a certificate that proves its name.
+    Verified,
+}
+
+/// Who sends mail from here.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Submission {
+    /// Networks whose clients may log in over a connection that is not encrypted.
+    #[serde(deserialize_with = "value::networks")]
+    pub cleartext: Vec<IpNet>,
+    /// Whether clients may log in on the ports for mail from anywhere too.
+    pub auth_on_25: bool,
+    /// Whether Received leaves out the address of who logged in.
+    pub hide_client: bool,
+}
+
+/// Certificates. Without one, a self-signed one is made.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tls {
+    /// The certificate with its chain, in PEM.
+    pub certificate: Option<PathBuf>,
+    /// Its key, in PEM.
+    pub key: Option<PathBuf>,
+    /// A folder of `NAME/fullchain.pem` and `NAME/privkey.pem`, for clients that ask for these names.
+    pub certificates: Option<PathBuf>,
+}
 
 /// The POP3 server.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
@@ -191,7 +261,13 @@ pub struct Dns {
 
 impl Default for Listen {
     fn default() -> Listen {
-        Listen { smtp: vec![([127, 0, 0, 1], 25).into()], pop3: vec![([127, 0, 0, 1], 110).into()] }
+        Listen {
+            smtp: vec![([127, 0, 0, 1], 25).into()],
+            submission: Vec::new(),
+            submissions: Vec::new(),
+            pop3: vec![([127, 0, 0, 1], 110).into()],
+            pop3s: Vec::new(),
+        }
     }
 }
 
@@ -204,6 +280,7 @@ impl Default for Relay {
             domains: BTreeMap::new(),
             srs_secret: None,
             eight_bit: Vec::new(),
+            hops: BTreeMap::new(),
         }
     }
 }
