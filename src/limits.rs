@@ -360,3 +360,33 @@ pub const SECONDS_A_DAY: u64 = 86_400;
 
 /// Days for which reports to a rewritten sender are taken: four times as long as a message is usually tried.
 pub const SRS_DAYS: u64 = 21;
+
+/// Octets of a file that is read through the second process: the longest chains of certificates are a tenth of it.
+pub const KEEPER_FILE: usize = 1024 * 1024;
+
+/// Octets of the list of files and commands that the second process may be asked for.
+pub const KEEPER_ALLOWED: usize = 1024 * 1024;
+
+/// Octets of a request to the second process: two numbers and a name.
+pub const KEEPER_REQUEST: usize = 512;
+
+/// Names in a folder of certificates that are looked at: each is read again every few seconds.
+pub const KEEPER_NAMES: usize = 1000;
+
+/// Octets that a command may print: the longest access tokens have a few thousand.
+pub const KEEPER_OUTPUT: usize = 64 * 1024;
+
+/// Octets of a command's complaints that are kept for the log, the last ones.
+pub const KEEPER_COMPLAINT: usize = 512;
+
+/// How long a command may run: it may ask a far host for a token, and a delivery waits for it.
+pub const KEEPER_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Commands that run at once: one for each next hop that wants a token is enough for a small host.
+pub const KEEPER_COMMANDS: usize = 4;
+
+/// How long the second process may take for what is no command: a disk that sleeps needs ten seconds.
+pub const KEEPER_WAIT: Duration = Duration::from_secs(15);
+
+/// How long after its end the second process is started again: one that ends at once must not keep a processor busy.
+pub const KEEPER_PAUSE: Duration = Duration::from_secs(2);

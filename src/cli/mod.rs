@@ -21,7 +21,7 @@ use getopts::{Matches, Options};
 
 use crate::config::{self, Config, ConfigError};
 use crate::daemon;
-use crate::io::account;
+use crate::io::{account, keeper};
 
 /// The codes of sysexits(3).
 pub mod exit {
@@ -35,6 +35,8 @@ pub mod exit {
     pub const NO_INPUT: u8 = 66;
     /// There is no such user.
     pub const NO_USER: u8 = 67;
+    /// A command of the configuration can't be run; seen only by the server.
+    pub const CANT_EXECUTE: u8 = 71;
     /// A file can't be made.
     pub const CANT_CREATE: u8 = 73;
     /// Reading or writing failed.
@@ -179,6 +181,7 @@ fn dispatch(arguments: impl Iterator<Item = OsString>) -> Result<u8, Failure> {
     let config = config_path(&matches);
     match words[..] {
         ["serve"] => serve(&config),
+        [keeper::VERB, ref rest @ ..] => keep(rest),
         ["check"] => check::run(&config, matches.opt_present("offline")),
         ["user", ref rest @ ..] => user::run(&config, rest).map(|()| exit::OK),
         ["queue", ref rest @ ..] => {
@@ -233,6 +236,18 @@ fn misused(what: &str, verb: &str) -> Failure {
 fn serve(config: &Path) -> Result<u8, Failure> {
     daemon::serve(config).map_err(|error| Failure::new(error.exit_code(), error.to_string()))?;
     Ok(exit::OK)
+}
+
+/// What the server starts as its second process, and that for each command (DESIGN §6); no verb for people.
+fn keep(words: &[&str]) -> Result<u8, Failure> {
+    match *words {
+        ["exec", account, program, ref arguments @ ..] => {
+            let error = keeper::turn_into(account, program, arguments);
+            Err(Failure::new(exit::CANT_EXECUTE, format!("cannot run {program}: {error}")))
+        }
+        [] => keeper::serve().map(|()| exit::OK).map_err(|error| Failure::new(exit::USAGE, error.to_string())),
+        _ => Err(Failure::new(exit::USAGE, keeper::NotByServer.to_string())),
+    }
 }
 
 /// Writes to standard output.

@@ -2,10 +2,12 @@
 //!
 //! Becoming fails as a whole: after an error the process must end, because it may have given up a part of what it was.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 
-use nix::unistd::{Uid, User, geteuid, getuid, initgroups, setgid, setuid};
+use nix::unistd::{
+    Gid, ROOT, Uid, User, geteuid, getgrouplist, getgroups, getuid, initgroups, seteuid, setgid, setuid,
+};
 
 /// The account of this name.
 pub fn find(name: &str) -> io::Result<User> {
@@ -35,7 +37,26 @@ pub fn become_account(name: &str) -> io::Result<()> {
     initgroups(&c_name, account.gid).map_err(failed)?;
     setgid(account.gid).map_err(failed)?;
     setuid(account.uid).map_err(failed)?;
-    if is(account.uid) { Ok(()) } else { Err(failed(nix::Error::EPERM)) }
+    if !is(account.uid) {
+        return Err(failed(nix::Error::EPERM));
+    }
+    no_way_back(&account, &c_name)
+}
+
+/// Whether root is gone for good, with all its groups: a capability or a securebit may have been left by who started us.
+fn no_way_back(account: &User, name: &CStr) -> io::Result<()> {
+    let left = |what: &str| {
+        let mend = "start it without ambient capabilities and securebits";
+        Err(io::Error::other(format!("as {}, this process could still {what}; {mend}", account.name)))
+    };
+    if !account.uid.is_root() && (seteuid(ROOT).is_ok() || setuid(ROOT).is_ok()) {
+        return left("become root again");
+    }
+    let own: Vec<Gid> = getgrouplist(name, account.gid)?;
+    if getgroups()?.iter().any(|group| !own.contains(group)) {
+        return left("use groups of who started it");
+    }
+    Ok(())
 }
 
 fn is(account: Uid) -> bool {

@@ -4,6 +4,7 @@ pub mod account;
 pub mod clock;
 pub mod dot;
 pub mod durable;
+pub mod keeper;
 pub mod line;
 pub mod listener;
 pub mod stream;

@@ -1,0 +1,246 @@
+//! The second process (DESIGN §6): it reads what only root may read, and runs commands, for a server that gave up root.
+//!
+//! Its purpose is what it does not do. A server that a stranger has taken over can ask it for the files and commands that
+//! the configuration named at start, and for nothing else: no other path, no other argument, no account but `run_as` for a
+//! command, and no file that the account of the server could have put in the place of the one that was named.
+//!
+//! It is this program again, at the other end of a socket. It is started before root is given up, and in every case: where
+//! there is no root, it runs as the same account, and there is still one way. It ends with the server. Where it ends
+//! before, that is told, and another is started with the rights that the server has by then: commands still run, and what
+//! only root may read can't be read until the server is restarted.
+//!
+//! | who | thread | does |
+//! | --- | --- | --- |
+//! | server | any | [`Keeper::read`], [`Keeper::list`], [`Keeper::run`]: asks, and waits for the answer, within a bound |
+//! | server | one | [`Answers::run`]: hands answers out, and notices the end |
+//! | second process | main | takes requests, reads files |
+//! | second process | one a command | waits for it |
+
+mod command;
+pub mod file;
+pub mod message;
+mod serve;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::limits;
+pub use command::{PATH, turn_into};
+pub use message::Allowed;
+use message::{Answer, LONGEST_ANSWER, Name, Request, Wish, read_frame, write_frame};
+pub use serve::{NotByServer, serve};
+
+/// This program, though its file may have been replaced meanwhile.
+const PROGRAM: &str = "/proc/self/exe";
+
+/// The verb that makes this program the second process, or one of its commands.
+pub const VERB: &str = "keeper";
+
+/// The server's side, for any number of threads.
+pub struct Keeper {
+    program: PathBuf,
+    allowed: Allowed,
+    line: Mutex<Line>,
+    /// Holds a token for each command that may run at once.
+    places: (Sender<()>, Receiver<()>),
+}
+
+#[derive(Default)]
+struct Line {
+    /// `None` while there is no second process.
+    to: Option<UnixStream>,
+    last: u64,
+    waiting: BTreeMap<u64, Sender<io::Result<Vec<u8>>>>,
+}
+
+impl Keeper {
+    /// Starts the second process and waits until it is ready. [`Answers::run`] needs a thread before anything is asked.
+    pub fn start(allowed: Allowed) -> io::Result<(Arc<Keeper>, Answers)> {
+        Keeper::start_program(Path::new(PROGRAM), allowed)
+    }
+
+    /// As [`Keeper::start`], where the program is another file than the one that runs: in tests.
+    pub fn start_program(program: &Path, allowed: Allowed) -> io::Result<(Arc<Keeper>, Answers)> {
+        let (child, from) = start(program, &allowed)?;
+        let line = Line { to: Some(from.try_clone()?), ..Line::default() };
+        let places = bounded(limits::KEEPER_COMMANDS);
+        (0..limits::KEEPER_COMMANDS).for_each(|_| _ = places.0.send(()));
+        let keeper = Arc::new(Keeper { program: program.to_owned(), allowed, line: Mutex::new(line), places });
+        Ok((keeper.clone(), Answers { keeper, from, child }))
+    }
+
+    /// The content of a file of at most [`limits::KEEPER_FILE`] octets. What this account may not read, and was allowed
+    /// at start, the second process reads.
+    pub fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let denied = match file::read(path) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => error,
+            other => return other,
+        };
+        let wish = self.allowed.wish_for(path).ok_or(denied)?;
+        self.ask(wish, limits::KEEPER_WAIT)
+    }
+
+    /// The names in a folder of certificates that hold one, in order.
+    pub fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
+        let text = |name: &Name| name.as_str().to_owned();
+        let denied = match file::list(folder) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => error,
+            other => return other.map(|names| names.iter().map(text).collect()),
+        };
+        let at = self.allowed.folders.iter().position(|allowed| allowed == folder).ok_or(denied)?;
+        let names = self.ask(Wish::List(at), limits::KEEPER_WAIT)?;
+        Ok(String::from_utf8_lossy(&names).lines().filter_map(Name::parse).map(|name| text(&name)).collect())
+    }
+
+    /// What a command prints, at most [`limits::KEEPER_OUTPUT`] octets. It must have been allowed at start.
+    pub fn run(&self, command: &[String]) -> io::Result<Vec<u8>> {
+        let Some(at) = self.allowed.commands.iter().position(|allowed| allowed == command) else {
+            let name = command.first().map_or("", String::as_str);
+            let text = format!("the command {name} is not one the configuration named at start; restart the server");
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+        };
+        let (give_back, take) = &self.places;
+        let busy = |_| io::Error::new(io::ErrorKind::TimedOut, "other commands took too long");
+        take.recv_timeout(limits::KEEPER_DEADLINE).map_err(busy)?;
+        let result = self.ask(Wish::Run(at), limits::KEEPER_DEADLINE + limits::KEEPER_WAIT);
+        let _ = give_back.try_send(());
+        result
+    }
+
+    fn ask(&self, wish: Wish, within: Duration) -> io::Result<Vec<u8>> {
+        let (answer, answered) = bounded(1);
+        let id = self.say(wish, answer)?;
+        let answer = answered.recv_timeout(within);
+        self.line().waiting.remove(&id);
+        answer.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "the second process did not answer")))
+    }
+
+    fn say(&self, wish: Wish, answer: Sender<io::Result<Vec<u8>>>) -> io::Result<u64> {
+        let mut line = self.line();
+        line.last += 1;
+        let request = Request { id: line.last, wish };
+        let to = line.to.as_ref().ok_or_else(gone)?;
+        if let Err(error) = write_frame(to, request.to_string().as_bytes()) {
+            // Half a request can't be mended: with the line closed, another process is started.
+            let _ = to.shutdown(Shutdown::Both);
+            return Err(error);
+        }
+        line.waiting.insert(request.id, answer);
+        Ok(request.id)
+    }
+
+    fn line(&self) -> std::sync::MutexGuard<'_, Line> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn gone() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "the second process has ended; see the log")
+}
+
+fn start(program: &Path, allowed: &Allowed) -> io::Result<(Child, UnixStream)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let mut command = Command::new(program);
+    command.arg0("postrider").arg(VERB).env_clear().current_dir("/").process_group(0);
+    let mut child = command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).spawn()?;
+    // Ours alone holds their end open from now on, but for the child.
+    drop(command);
+    let ready = greet(&ours, allowed);
+    if ready.is_err() {
+        let _ = child.kill().and_then(|()| child.wait());
+    }
+    ready.map(|()| (child, ours))
+}
+
+fn greet(stream: &UnixStream, allowed: &Allowed) -> io::Result<()> {
+    let wait = Some(limits::KEEPER_WAIT);
+    stream.set_write_timeout(wait)?;
+    stream.set_read_timeout(wait)?;
+    write_frame(stream, &allowed.print()?)?;
+    let answer = read_frame(stream, LONGEST_ANSWER)?.as_deref().and_then(Answer::parse);
+    answer.filter(|answer| answer.id == 0).ok_or_else(gone)?.result?;
+    stream.set_read_timeout(None)
+}
+
+/// What the thread that hears the second process has to tell.
+#[derive(Debug)]
+pub enum News {
+    /// It ended, and so; another is started.
+    Ended(String),
+    /// There is another, with this process id.
+    Started(u32),
+    /// There can't be another now; it is tried again.
+    NotStarted(io::Error),
+}
+
+/// The body of the thread that hands answers out.
+pub struct Answers {
+    keeper: Arc<Keeper>,
+    from: UnixStream,
+    child: Child,
+}
+
+impl Answers {
+    /// The process id of the second process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Hands answers out for as long as this process lives.
+    pub fn run(mut self, tell: impl Fn(News)) {
+        loop {
+            while let Ok(Some(frame)) = read_frame(&self.from, LONGEST_ANSWER) {
+                let Some(answer) = Answer::parse(&frame) else { break };
+                let waiting = self.keeper.line().waiting.remove(&answer.id);
+                waiting.map(|waiting| waiting.try_send(answer.result));
+            }
+            tell(News::Ended(self.end()));
+            self.restart(&tell);
+            tell(News::Started(self.pid()));
+        }
+    }
+
+    /// Nobody waits any longer; and how it ended.
+    fn end(&mut self) -> String {
+        let line = std::mem::take(&mut *self.keeper.line());
+        self.keeper.line().last = line.last;
+        line.waiting.into_values().for_each(|waiting| _ = waiting.try_send(Err(gone())));
+        // It may only have said nonsense.
+        let _ = self.child.kill();
+        self.child.wait().map_or_else(|error| error.to_string(), |status| status.to_string())
+    }
+
+    fn restart(&mut self, tell: &impl Fn(News)) {
+        let mut told = false;
+        loop {
+            thread::sleep(limits::KEEPER_PAUSE);
+            let started = start(&self.keeper.program, &self.keeper.allowed).and_then(|(child, from)| {
+                let to = from.try_clone()?;
+                Ok((child, from, to))
+            });
+            match started {
+                Ok((child, from, to)) => {
+                    (self.child, self.from) = (child, from);
+                    self.keeper.line().to = Some(to);
+                    return;
+                }
+                Err(error) if !told => {
+                    tell(News::NotStarted(error));
+                    told = true;
+                }
+                Err(_) => {}
+            }
+        }
+    }
+}
