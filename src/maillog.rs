@@ -7,7 +7,7 @@
 //! Time, level, queue id or `-`, event, then `key=value` pairs. Foreign octets are escaped, values with spaces quoted, long
 //! ones cut. Lines are written out before the 250 of a batch, at each warning and at least every second. The file is
 //! opened again when it was renamed or removed. A log that can't be written stops no mail: that goes to standard error,
-//! once. Each event is documented in postrider-log(5).
+//! once. Each event is documented in postrider-log(5). Long because it has one function for each event.
 
 use std::fmt::{self, Display, Write as _};
 use std::fs::{File, OpenOptions};
@@ -219,6 +219,16 @@ pub fn listening(protocol: &str, address: SocketAddr, most: usize) {
         .pair("address", address)
         .pair("most", most)
         .write();
+}
+
+/// The second process runs as `account`.
+pub fn keeper_started(pid: u32, account: &str) {
+    event(Level::Info, None, "keeper-started").pair("pid", pid).pair("account", account).write();
+}
+
+/// The second process ended before the server did.
+pub fn keeper_ended(status: &str, mend: &str) {
+    event(Level::Error, None, "keeper-ended").pair("status", status).pair("do", mend).write();
 }
 
 /// SIGTERM came.

@@ -1,7 +1,8 @@
 //! `postrider check`: what is wrong with the configuration and all that it names, each with its place and its mend.
 //!
 //! Nothing is changed and nothing is made. One mistake hides no other: what can't be read is left out, and the rest is
-//! looked at. What is written is looked at here, what this host offers for it in `host.rs`.
+//! looked at. What is written is looked at here, what this host offers for it in `host.rs`, keys and commands in
+//! `secrets.rs`.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -10,7 +11,7 @@ use std::path::Path;
 
 use ipnet::IpNet;
 
-use super::{Failure, become_run_as, exit, host, print};
+use super::{Failure, become_run_as, exit, host, print, secrets};
 use crate::aliases::Aliases;
 use crate::config::Config;
 use crate::io::table::{self, LocatedError};
@@ -78,10 +79,12 @@ pub fn run(config_path: &Path, offline: bool) -> Result<u8, Failure> {
 
 fn look(config_path: &Path, config: &Config, offline: bool) -> Vec<Finding> {
     let mut findings = vec![Finding::ok(format!("{}: the configuration can be read", config_path.display()))];
+    let mut seen = Vec::new();
     if !offline {
         // As root still, like the server itself; the rest is seen with the eyes of run_as.
         findings.extend(host::ports(config));
         findings.extend(host::accounts(config));
+        seen = secrets::see(config);
         if let Err(failure) = become_run_as(config) {
             findings.push(Finding::error(failure.what));
         }
@@ -101,6 +104,9 @@ fn look(config_path: &Path, config: &Config, offline: bool) -> Vec<Finding> {
     if !offline {
         findings.extend(host::folders(config));
         findings.extend(host::disk(config));
+        findings.extend(secrets::files(&seen));
+        findings.extend(secrets::commands(config));
+        findings.extend(secrets::configuration(config_path, &seen));
     }
     findings
 }

@@ -70,9 +70,15 @@ pub fn accounts(config: &Config) -> Vec<Finding> {
                 "only root can look with the eyes of run_as ({name}); what follows is seen as {}",
                 account::own_name()
             ))),
-            Ok(_) => findings.push(Finding::ok(format!("run_as: the account {name} exists"))),
+            Ok(_) if account::is_root() && *name != account::own_name() => findings.push(Finding::ok(format!(
+                "run_as: started by root, the server becomes {name} once its ports are bound; a second process stays root"
+            ))),
+            Ok(_) => findings.push(Finding::ok(format!("run_as: started by {name}, the server stays {name}"))),
         },
-        None => {}
+        None => {
+            let name = account::own_name();
+            findings.push(Finding::ok(format!("run_as is not set: started by {name}, the server stays {name}")));
+        }
     }
     for login in config.drop.senders.keys().filter(|login| account::find(login).is_err()) {
         let text = format!("drop.senders names {login}, but this system has no such account; remove it or make it");

@@ -9,6 +9,7 @@ mod host;
 mod password;
 mod queue;
 mod route;
+mod secrets;
 mod user;
 mod words;
 

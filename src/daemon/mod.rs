@@ -9,11 +9,13 @@
 //! | `watch`, `pickup` | one each | with the process |
 //! | `sessions` | one: ends sessions with other hosts that nobody uses | with the process |
 //! | `names N` | two | with the process |
+//! | `keeper` | one: hears the second process, which is started here too | with the process |
 //! | main | waits for signals | last |
 //!
 //! What keeps it from starting is a [`StartError`] with what to do. Once it runs, nothing but a signal ends it.
 
 mod capacity;
+pub mod keeper;
 mod reload;
 mod threads;
 
@@ -26,12 +28,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::config::Config;
 use crate::delivery::Deliverer;
 use crate::dns::{self, Resolver};
+use crate::io::activation::PassedSockets;
 use crate::io::stream::{Connections, Full, Place};
 use crate::io::{account, listener};
 use crate::limits;
@@ -81,6 +85,7 @@ pub fn serve(config_path: &Path) -> Result<(), StartError> {
     let config = site.config.clone();
     let signals = Signals::new([SIGHUP, SIGTERM, SIGINT]).map_err(|error| unavailable("catch signals", &error, ""))?;
     let ports = Ports::bind(&config)?;
+    let (_keeper, second) = keeper::start(&config)?;
     if let Some(account) = &config.run_as {
         account::become_account(account).map_err(|error| StartError::Unavailable(error.to_string()))?;
     }
@@ -88,6 +93,7 @@ pub fn serve(config_path: &Path) -> Result<(), StartError> {
         unavailable(format!("open the log {}", config.log), &error, "make its folder, or set log in the configuration")
     })?;
     threads::log_panics();
+    second.hear()?;
     let server = Server::start(site, config_path, ports)?;
     server.run(signals);
     Ok(())
@@ -113,8 +119,20 @@ impl Ports {
                 unavailable(format!("listen on {address}"), &error, mend)
             })
         };
-        let bind_all = |addresses: &[SocketAddr]| addresses.iter().map(bind).collect::<Result<Vec<_>, _>>();
-        Ok(Ports { smtp: bind_all(&config.listen.smtp)?, pop3: bind_all(&config.listen.pop3)? })
+        let mut passed = PassedSockets::take()
+            .map_err(|error| unavailable("take the sockets passed in", &error, "see systemd.socket(5)"))?;
+        let mut open = |protocol: &str, addresses: &[SocketAddr]| {
+            let (mut sockets, unbound) = passed.of(protocol, addresses);
+            sockets.extend(unbound.iter().map(bind).collect::<Result<Vec<_>, _>>()?);
+            Ok(sockets)
+        };
+        let ports = Ports { smtp: open("smtp", &config.listen.smtp)?, pop3: open("pop3", &config.listen.pop3)? };
+        match passed.left_over() {
+            None => Ok(ports),
+            Some(socket) => Err(StartError::Wrong(format!(
+                "nothing listens on {socket}, which was passed in; name it with FileDescriptorName=, or set [listen]"
+            ))),
+        }
     }
 }
 
@@ -196,9 +214,13 @@ impl Server {
 
     fn run(self, mut signals: Signals) {
         maillog::flush();
+        tell_starter(&[NotifyState::Ready]);
         for signal in signals.forever() {
             if signal == SIGHUP {
+                let now = NotifyState::monotonic_usec_now().ok();
+                tell_starter(&[NotifyState::Reloading].into_iter().chain(now).collect::<Vec<_>>());
                 self.reloader.reload();
+                tell_starter(&[NotifyState::Ready]);
             } else {
                 break;
             }
@@ -209,6 +231,7 @@ impl Server {
     /// P7: no new connections, 421 to those that wait, what runs may finish within a bound.
     fn stop(self) {
         maillog::stopping();
+        tell_starter(&[NotifyState::Stopping]);
         let deadline = Instant::now() + limits::DRAIN;
         self.stopping.store(true, Ordering::SeqCst);
         for address in &self.addresses {
@@ -229,6 +252,11 @@ impl Server {
         self.spool.sync_removals();
         maillog::stopped(unfinished, threads::panics());
     }
+}
+
+/// Says how we are to systemd, or whoever else wants to know (sd_notify(3)). One that does not listen is not our trouble.
+fn tell_starter(states: &[NotifyState]) {
+    let _ = sd_notify::notify(states);
 }
 
 /// How long sessions that were cut off have to say so.

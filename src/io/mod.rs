@@ -1,6 +1,7 @@
 //! Support: octets, lines, time and durable files. Nothing here knows what mail is.
 
 pub mod account;
+pub mod activation;
 pub mod clock;
 pub mod dot;
 pub mod durable;

@@ -1,0 +1,81 @@
+//! The second process as the server has it: what it may be asked for, from the configuration, and what the log says of it.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::Builder;
+
+use super::{StartError, unavailable};
+use crate::config::Config;
+use crate::io::account;
+use crate::io::keeper::{Allowed, Answers, Keeper, News};
+use crate::maillog;
+
+/// The files and commands that the configuration names: all that the second process reads or runs, ever.
+pub fn allowed(config: &Config) -> Allowed {
+    let (tls, hops) = (&config.tls, &config.relay.hops);
+    let of_hops = hops.values().flat_map(|hop| [&hop.password_file, &hop.ca]);
+    let files = [&tls.certificate, &tls.key].into_iter().chain(of_hops).flatten().cloned().collect();
+    let commands = hops.values().flat_map(|hop| [&hop.password_command, &hop.token_command]);
+    Allowed {
+        run_as: config.run_as.clone(),
+        files,
+        folders: tls.certificates.iter().cloned().collect(),
+        commands: commands.flatten().filter(|command| !command.is_empty()).cloned().collect(),
+    }
+}
+
+/// The second process, not heard yet.
+pub struct Started {
+    answers: Answers,
+    with_root: bool,
+}
+
+/// Starts it, with the rights that this process has now.
+pub fn start(config: &Config) -> Result<(Arc<Keeper>, Started), StartError> {
+    let with_root = account::is_root();
+    let (keeper, answers) = Keeper::start(allowed(config)).map_err(not_started)?;
+    Ok((keeper, Started { answers, with_root }))
+}
+
+fn not_started(error: io::Error) -> StartError {
+    unavailable("start the second process, which reads keys and runs commands", &error, "is /proc mounted?")
+}
+
+impl Started {
+    /// Hears it from now on, in a thread of its own. To be called once root is given up and the log is open.
+    pub fn hear(self) -> Result<(), StartError> {
+        let gave_up_root = self.with_root && !account::is_root();
+        let own_name = account::own_name();
+        maillog::keeper_started(self.answers.pid(), if self.with_root { "root" } else { &own_name });
+        let tell = move |news| match news {
+            News::Ended(status) if gave_up_root => {
+                maillog::keeper_ended(&status, "restart the server before a file that only root may read is renewed");
+            }
+            News::Ended(status) => maillog::keeper_ended(&status, "nothing, another is started"),
+            News::Started(pid) => maillog::keeper_started(pid, &own_name),
+            News::NotStarted(error) => maillog::shortage("start the second process", &error),
+        };
+        let spawned = Builder::new().name("keeper".to_owned()).spawn(move || self.answers.run(tell));
+        spawned.map(|_| ()).map_err(|error| unavailable("start a thread", &error, "raise the limit of processes"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn all_files_and_commands_of_the_configuration_are_allowed_and_nothing_else() {
+        let text = "run_as = \"mail\"\n[tls]\ncertificate = \"c\"\nkey = \"/k\"\ncertificates = \"/live\"\n\
+                    [relay.hops.\"a.example\"]\nca = \"ca\"\npassword_file = \"p\"\n\
+                    [relay.hops.\"b.example\"]\npassword_command = [\"pass\", \"x\"]\ntoken_command = [\"token\"]\n";
+        let allowed = allowed(&Config::parse(text, Path::new("/etc")).unwrap());
+        assert_eq!(allowed.files, ["/etc/c", "/k", "/etc/p", "/etc/ca"].map(Path::new));
+        assert_eq!(allowed.folders, [Path::new("/live")]);
+        assert_eq!(allowed.commands, [vec!["pass", "x"], vec!["token"]]);
+        assert_eq!(allowed.run_as.as_deref(), Some("mail"));
+        let empty = super::allowed(&Config::parse("", Path::new("/etc")).unwrap());
+        assert_eq!(empty, Allowed::default());
+    }
+}
