@@ -1,7 +1,7 @@
 # make run    a complete server in the folder run/, without root and without a configuration of yours
 # make test   every test; installs the programs that tests speak with, where it may, and names what it had to skip
 # make check  format, lints, documentation
-# make install  into $(DESTDIR)$(PREFIX), with the man pages and a sample; make uninstall takes it away again
+# make install  into $(DESTDIR)$(PREFIX), with the man pages, a sample and units for systemd; make uninstall takes it away again
 
 PREFIX ?= /usr/local
 CARGO ?= cargo
@@ -32,10 +32,16 @@ install: build
 	install -m 644 etc/*.8 $(DESTDIR)$(PREFIX)/share/man/man8
 	install -d $(DESTDIR)$(PREFIX)/share/examples/postrider
 	install -m 644 etc/postrider.toml $(DESTDIR)$(PREFIX)/share/examples/postrider/postrider.toml
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	for unit in postrider.service postrider.socket; do \
+	    sed 's,/usr/local/sbin,$(PREFIX)/sbin,' etc/$$unit >$(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit && \
+	    chmod 644 $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit || exit; done
 
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/sbin/postrider
 	cd etc && for page in *.5; do rm -f $(DESTDIR)$(PREFIX)/share/man/man5/$$page; done
 	cd etc && for page in *.8; do rm -f $(DESTDIR)$(PREFIX)/share/man/man8/$$page; done
+	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/postrider.service
+	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/postrider.socket
 	rm -f $(DESTDIR)$(PREFIX)/share/examples/postrider/postrider.toml
 	-rmdir $(DESTDIR)$(PREFIX)/share/examples/postrider

@@ -349,6 +349,46 @@ fn a_server_without_root_says_what_works_no_longer() {
     assert_eq!(owner(&second_process(&server)), format!("Uid:\t{uid}\t{uid}\t{uid}\t{uid}"));
 }
 
+#[test]
+fn check_says_what_root_will_do_and_what_it_will_not() {
+    let test = "check_says_what_root_will_do_and_what_it_will_not";
+    if !is_root(test) {
+        return;
+    }
+    let tables = "[tls]\nkey = \"key\"\ncertificates = \"live\"\n\
+                  [relay.hops.\"a.example\"]\npassword_file = \"own/password\"\ntoken_command = [\"id\"]\n";
+    let server = Server::with_spool(tables);
+    let path = |name: &str| server.path(name);
+    let nobody = account::find("nobody").unwrap().uid.as_raw();
+    server.configure("hostname =", "run_as = \"nobody\"\nhostname =");
+    fs::set_permissions(server.folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir_all(path("live/a.example")).unwrap();
+    fs::create_dir(path("own")).unwrap();
+    for name in ["key", "live/a.example/fullchain.pem", "live/a.example/privkey.pem", "own/password"] {
+        fs::write(path(name), "secret").unwrap();
+        fs::set_permissions(path(name), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    chown(path("own"), Some(nobody), None).unwrap();
+    chown(path("postrider.toml"), Some(nobody), None).unwrap();
+    let check = || {
+        let ended = Command::new(BINARY).arg("check").arg("--config").arg(path("postrider.toml")).output().unwrap();
+        String::from_utf8(ended.stdout).unwrap()
+    };
+    let said = check();
+    let line = |start: &str, name: &str, part: &str| {
+        let found = |line: &str| line.starts_with(start) && line.contains(name) && line.contains(part);
+        assert!(said.lines().any(found), "{start} {name} {part}\n{said}");
+    };
+    line("ok: run_as", "becomes nobody", "second process stays root");
+    line("ok: tls.key", "/key", "the second process does, as root");
+    line("ok: tls.certificates", "live/a.example/privkey.pem", "the second process does, as root");
+    line("error: relay.hops", "own", "chown root");
+    line("ok: relay.hops", "token_command", "can be run, as nobody");
+    line("warning: ", "postrider.toml", "chown root");
+    fs::set_permissions(path("key"), fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(check().contains("chmod o-rwx"));
+}
+
 /// What systemd does: binds, and hands the sockets over from number 3 on.
 const ACTIVATE: &str = "
 import os, socket, sys

@@ -457,6 +457,9 @@ fn what_is_referred_to_exists() {
     let default = Config::parse("", Path::new("/")).unwrap();
     let paths = [&default.users, &default.aliases, &PathBuf::from(default.log.to_string()), &default.spool.join("")];
     let mut expected = set(paths.iter().map(|path| path.to_str().unwrap()));
+    let units = ["service", "socket"].map(|kind| format!("lib/systemd/system/postrider.{kind}"));
+    units.iter().for_each(|unit| assert!(root().join("etc").join(unit.rsplit('/').next().unwrap()).exists()));
+    expected.extend(units);
     expected.extend([DEFAULT_PATH.to_owned(), "share/examples/postrider/postrider.toml".to_owned()]);
     assert_eq!(set(heads(&section(&page("postrider.8"), ".Sh FILES"), "Pa")), expected);
 }
