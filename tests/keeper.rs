@@ -223,9 +223,13 @@ fn as_nobody() {
     let nobody = account::find("nobody").unwrap();
     fs::create_dir_all(path("live/a.example")).unwrap();
     fs::create_dir(path("own")).unwrap();
+    fs::create_dir_all(path("open/b.example")).unwrap();
+    fs::write(path("open/b.example/fullchain.pem"), "").unwrap();
     let names = ["key", "other", "live/a.example/privkey.pem", "live/a.example/fullchain.pem", "own/key"];
     names.into_iter().for_each(secret);
-    fs::set_permissions(path("live"), fs::Permissions::from_mode(0o700)).unwrap();
+    for closed in ["live", "open/b.example"] {
+        fs::set_permissions(path(closed), fs::Permissions::from_mode(0o700)).unwrap();
+    }
     chown(path("own"), Some(nobody.uid.as_raw()), None).unwrap();
     let command = words(&["sh", "-c", "id -u; id -g; id -G; grep ^CapPrm /proc/self/status; echo $HOME"]);
     let (keeper, answers) = Keeper::start_program(
@@ -233,7 +237,7 @@ fn as_nobody() {
         Allowed {
             run_as: Some("nobody".to_owned()),
             files: vec![path("key"), path("own/key"), path("gone")],
-            folders: vec![path("live")],
+            folders: vec![path("live"), path("open")],
             commands: vec![command.clone()],
         },
     )
@@ -246,6 +250,7 @@ fn as_nobody() {
     assert_eq!(fs::read(path("key")).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
     assert_eq!(keeper.read(&path("key")).unwrap(), b"secret");
     assert_eq!(keeper.list(&path("live")).unwrap(), ["a.example"]);
+    assert_eq!(keeper.list(&path("open")).unwrap(), ["b.example"]);
     assert_eq!(keeper.read(&path("live/a.example/privkey.pem")).unwrap(), b"secret");
     assert_eq!(keeper.read(&path("other")).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
     assert_eq!(keeper.read(&path("gone")).unwrap_err().kind(), io::ErrorKind::NotFound);
@@ -387,6 +392,23 @@ fn check_says_what_root_will_do_and_what_it_will_not() {
     line("warning: ", "postrider.toml", "chown root");
     fs::set_permissions(path("key"), fs::Permissions::from_mode(0o644)).unwrap();
     assert!(check().contains("chmod o-rwx"));
+}
+
+#[test]
+fn the_units_have_no_mistake() {
+    if !have("systemd-analyze", "the_units_have_no_mistake") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for unit in ["postrider.service", "postrider.socket"] {
+        let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("etc").join(unit)).unwrap();
+        fs::write(folder.path().join(unit), text.replace("/usr/local/sbin/postrider", BINARY)).unwrap();
+    }
+    let mut analyze = Command::new("systemd-analyze");
+    analyze.args(["--man=no", "verify", "./postrider.service", "./postrider.socket"]).current_dir(folder.path());
+    let ended = analyze.output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(ended.status.success() && !said.contains("postrider."), "{said}");
 }
 
 /// What systemd does: binds, and hands the sockets over from number 3 on.

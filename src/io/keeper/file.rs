@@ -45,8 +45,13 @@ pub fn list(folder: &Path) -> io::Result<Vec<Name>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(folder)?.take(limits::KEEPER_NAMES) {
             let name = entry?.file_name();
-            let holds = || folder.join(&name).join(Pem::Chain.file_name()).symlink_metadata().is_ok();
-            names.extend(name.to_str().and_then(Name::parse).filter(|_| holds()));
+            let Some(name) = name.to_str().and_then(Name::parse) else { continue };
+            match folder.join(name.as_str()).join(Pem::Chain.file_name()).symlink_metadata() {
+                Ok(_) => names.push(name),
+                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+                // Perhaps it holds one: who may look there must say.
+                Err(error) => return Err(error),
+            }
         }
         names.sort();
         Ok(names)

@@ -29,7 +29,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -140,7 +140,7 @@ impl Keeper {
         Ok(request.id)
     }
 
-    fn line(&self) -> std::sync::MutexGuard<'_, Line> {
+    fn line(&self) -> MutexGuard<'_, Line> {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -213,9 +213,11 @@ impl Answers {
 
     /// Nobody waits any longer; and how it ended.
     fn end(&mut self) -> String {
-        let line = std::mem::take(&mut *self.keeper.line());
-        self.keeper.line().last = line.last;
-        line.waiting.into_values().for_each(|waiting| _ = waiting.try_send(Err(gone())));
+        let mut line = self.keeper.line();
+        line.to = None;
+        let waiting = std::mem::take(&mut line.waiting);
+        drop(line);
+        waiting.into_values().for_each(|waiting| _ = waiting.try_send(Err(gone())));
         // It may only have said nonsense.
         let _ = self.child.kill();
         self.child.wait().map_or_else(|error| error.to_string(), |status| status.to_string())
