@@ -57,7 +57,7 @@ impl Stranger {
         self.hear().map(|answer| answer.result)
     }
 
-    fn is_left(mut self) {
+    fn ends(mut self) {
         assert!(self.line.read(&mut [0]).is_ok_and(|count| count == 0));
         assert!(self.child.wait().unwrap().success());
     }
@@ -106,11 +106,11 @@ fn a_stranger_gets_what_was_named_at_start_and_nothing_else() {
     ] {
         let stranger = Stranger::meets(&allowed);
         assert!(stranger.ask(request).is_none(), "{request:?}");
-        stranger.is_left();
+        stranger.ends();
     }
     let stranger = Stranger::meets(&allowed);
     io::Write::write_all(&mut &stranger.line, &[0xff; 4]).unwrap();
-    stranger.is_left();
+    stranger.ends();
 }
 
 #[test]

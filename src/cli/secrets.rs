@@ -172,10 +172,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         mode(folder.path(), 0o755);
-        for name in ["open", "closed", "chain"] {
+        for (name, bits) in [("open", 0o644), ("closed", 0o640), ("chain", 0o644)] {
             fs::write(path(name), "x").unwrap();
+            mode(&path(name), bits);
         }
-        (mode(&path("open"), 0o644), mode(&path("closed"), 0o640), mode(&path("chain"), 0o644));
         fs::create_dir_all(path("live/a.example")).unwrap();
         fs::write(path("live/a.example/fullchain.pem"), "x").unwrap();
         let text = "[tls]\ncertificate = \"chain\"\nkey = \"open\"\ncertificates = \"live\"\n\
