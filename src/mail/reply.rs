@@ -192,6 +192,34 @@ replies! {
     nested_mail = 503 5 . 5 . 1 "a transaction is under way; end it or say RSET";
     /// To ETRN within a transaction.
     in_transaction = 503 5 . 5 . 1 "a transaction is under way; this comes before or after it";
+    /// To STARTTLS, before the handshake.
+    start_tls = 220 2 . 0 . 0 "begin TLS now";
+    /// To STARTTLS under TLS.
+    tls_already = 503 5 . 5 . 1 "this connection is under TLS already";
+    /// To AUTH, once the client has proved who it is.
+    logged_in = 235 2 . 7 . 0 "you are logged in";
+    /// To AUTH from someone who has done so.
+    logged_in_already = 503 5 . 5 . 1 "someone is logged in here already";
+    /// To AUTH in clear.
+    log_in_under_tls = 538 5 . 7 . 11 "passwords are taken under TLS only; say STARTTLS first";
+    /// To a mechanism that is not there.
+    no_such_mechanism = 504 5 . 5 . 4 "that mechanism is not offered";
+    /// To a wrong name or password, whichever it is.
+    wrong_credentials = 535 5 . 7 . 8 "name or password are wrong";
+    /// To an exchange that the client ended with a star.
+    exchange_cancelled = 501 5 . 7 . 0 "the login was cancelled";
+    /// To a response in an exchange that can't be read.
+    exchange_unreadable = 501 5 . 5 . 2 "that is no base64, or not what the mechanism wants";
+    /// To a response in an exchange that is too long (RFC 4954 §4).
+    exchange_too_long = 500 5 . 5 . 6 "the response is too long";
+    /// When too many passwords are being checked.
+    logins_busy = 454 4 . 7 . 0 "too many logins at once; try again later";
+    /// To an address that guessed too often.
+    shut_out = 421 4 . 7 . 0 "too many wrong passwords from your address; try again later";
+    /// To MAIL on a port for submission.
+    log_in_first = 530 5 . 7 . 0 "log in first";
+    /// To a sender that is not the user's own (RFC 6409 §6.1).
+    not_your_address = 550 5 . 7 . 1 "that sender is not one of yours";
     /// To anything but BDAT between chunks.
     in_chunks = 503 5 . 5 . 1 "chunks are under way; go on with BDAT or say RSET";
     /// To BDAT after a chunk was refused.

@@ -15,6 +15,15 @@ pub enum Command {
     Ehlo(String),
     /// HELO, likewise.
     Helo(String),
+    /// STARTTLS (RFC 3207)
+    StartTls,
+    /// AUTH, with what came after the mechanism, in base64 (RFC 4954).
+    Auth {
+        /// The mechanism.
+        mechanism: String,
+        /// The initial response.
+        initial: Option<String>,
+    },
     /// MAIL FROM:
     Mail(ReversePath, MailParameters),
     /// RCPT TO:. The flag says whether path and parameters came in ASCII alone.
@@ -79,6 +88,8 @@ impl Command {
         match verb.as_slice() {
             b"EHLO" => name(arguments).map(Command::Ehlo),
             b"HELO" => name(arguments).map(Command::Helo),
+            b"STARTTLS" => bare(arguments, Command::StartTls),
+            b"AUTH" => auth(arguments),
             b"MAIL" => mail(arguments),
             b"RCPT" => rcpt(arguments),
             b"DATA" => bare(arguments, Command::Data),
@@ -98,6 +109,8 @@ impl Command {
         match self {
             Command::Ehlo(_) => "EHLO",
             Command::Helo(_) => "HELO",
+            Command::StartTls => "STARTTLS",
+            Command::Auth { .. } => "AUTH",
             Command::Mail(..) => "MAIL",
             Command::Rcpt(..) => "RCPT",
             Command::Data => "DATA",
@@ -115,6 +128,14 @@ impl Command {
 
 fn bare(arguments: &str, command: Command) -> Result<Command, Refusal> {
     if arguments.is_empty() { Ok(command) } else { Err(reply::bad_arguments().into()) }
+}
+
+fn auth(arguments: &str) -> Result<Command, Refusal> {
+    let mut words = arguments.split(' ').filter(|word| !word.is_empty()).map(str::to_owned);
+    match (words.next(), words.next(), words.next()) {
+        (Some(mechanism), initial, None) => Ok(Command::Auth { mechanism, initial }),
+        _ => Err(reply::bad_arguments().into()),
+    }
 }
 
 fn query(arguments: &str) -> Result<Query, Refusal> {
