@@ -232,7 +232,7 @@ impl Dialogue<'_> {
     /// there was any.
     fn take_back_unnamed(&mut self) -> bool {
         let is_unnamed = |outcome: &Outcome| match outcome {
-            Outcome::Deferred(cause) | Outcome::Failed(cause) => is_about_our_name(cause),
+            Outcome::Deferred(cause) | Outcome::Failed(cause) => cause.host.is_some() && is_about_our_name(cause),
             Outcome::Delivered(_) => false,
         };
         let mut found = false;
