@@ -114,9 +114,9 @@ impl Wire {
         }
     }
 
-    /// After a write that failed: the reply that the hop left us before it closed, if it says no.
+    /// The reply to a message that was not sent to its end, if there is one and it says no.
     pub fn last_words(&mut self, stage: Stage) -> Option<Refusal> {
-        if !self.has_pending() && self.peek().ok()? == 0 {
+        if !self.has_spoken() {
             return None;
         }
         let answer = self.reply(stage).ok()?;
@@ -142,6 +142,11 @@ impl Wire {
     /// Whether the hop has said something that was not read yet.
     pub fn has_pending(&self) -> bool {
         self.start < self.end
+    }
+
+    /// Whether the hop has said something, read or not, without waiting for it.
+    pub fn has_spoken(&self) -> bool {
+        self.has_pending() || self.peek().is_ok_and(|count| count > 0)
     }
 
     /// Whether the connection is open and the hop silent, as it should be between two transactions.
