@@ -81,7 +81,7 @@ struct Attempt<'a> {
     tried: Vec<usize>,
     /// Whether a next hop had no room.
     is_full: bool,
-    /// Whether anything but hops that are down was tried.
+    /// Whether anything but hops that are down, or turned out to be, was tried.
     is_real: bool,
     /// How long the first of those is left alone.
     down_for: Option<Duration>,
@@ -143,11 +143,14 @@ impl<'a> Attempt<'a> {
         match self.deliverer.remote.deliver(&mut self.claim, group, &self.state.targets, self.site) {
             Turn::Full => self.is_full = true,
             Turn::Down(cause, wait) => {
-                self.down_for = Some(self.down_for.map_or(wait, |first| first.min(wait)));
+                self.note_down(wait);
                 group.targets.iter().for_each(|at| self.apply(*at, Outcome::Deferred(cause.clone())));
             }
-            Turn::Tried(outcomes) => {
-                self.is_real = true;
+            Turn::Tried(outcomes, down_for) => {
+                match down_for {
+                    Some(wait) => self.note_down(wait),
+                    None => self.is_real = true,
+                }
                 for (at, (outcome, reports)) in group.targets.iter().zip(outcomes) {
                     self.apply(*at, outcome);
                     let target = &mut self.state.targets[*at];
@@ -158,6 +161,10 @@ impl<'a> Attempt<'a> {
                 }
             }
         }
+    }
+
+    fn note_down(&mut self, wait: Duration) {
+        self.down_for = Some(self.down_for.map_or(wait, |first| first.min(wait)));
     }
 
     /// Notes the outcome of one target.

@@ -88,17 +88,22 @@ impl Hops {
 }
 
 impl Ticket<'_> {
-    /// Gives the leave back with what was found out. Returns the entries to wake.
-    pub fn give_back(mut self, verdict: Verdict, settings: &Delivery) -> Vec<QueueId> {
+    /// Gives the leave back with what was found out. Returns the entries to wake, and for how long the hop is left alone
+    /// if it is down.
+    pub fn give_back(mut self, verdict: Verdict, settings: &Delivery) -> (Vec<QueueId>, Option<Duration>) {
         self.verdict = Some(verdict.clone());
         let now = Now::read().boot;
         let Left { wake, news } = self.hops.table().leave(&self.hop, verdict, &Moment { now, settings });
+        let mut down_for = None;
         match news {
-            Some(News::Down(cause, wait)) => maillog::hop_down(&self.hop, &cause, wait),
+            Some(News::Down(cause, wait)) => {
+                maillog::hop_down(&self.hop, &cause, wait);
+                down_for = Some(wait);
+            }
             Some(News::Up) => maillog::hop_up(&self.hop),
             None => {}
         }
-        wake
+        (wake, down_for)
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::content::{Asked, Outgoing};
-use super::hops::{Admission, Hops, Ticket, Verdict};
+use super::hops::{Admission, Hops, Verdict};
 use crate::dns::Resolver;
 use crate::io::clock::Now;
 use crate::limits;
@@ -51,8 +51,9 @@ pub struct Group {
 /// What came of a group.
 #[derive(Debug)]
 pub enum Turn {
-    /// An outcome for each target of the group, in its order, and whether the hop reports on what it took (RFC 3461).
-    Tried(Vec<(Outcome, bool)>),
+    /// An outcome for each target of the group, in its order, and whether the hop reports on what it took (RFC 3461); and
+    /// for how long it is left alone now if it turned out to be down.
+    Tried(Vec<(Outcome, bool)>, Option<Duration>),
     /// The hop has no room; the entry will be woken.
     Full,
     /// The hop is down, and is left alone for this long.
@@ -80,16 +81,13 @@ impl Remote {
         };
         dialogue.run(claim);
         let (outcomes, verdict) = dialogue.end();
-        self.give_back(ticket, verdict, claim, site);
-        Turn::Tried(outcomes)
-    }
-
-    fn give_back(&self, ticket: Ticket<'_>, verdict: Option<Verdict>, claim: &Claim<'_>, site: &Site) {
         // Without a verdict the ticket gives itself back.
-        let Some(verdict) = verdict else { return };
-        for id in ticket.give_back(verdict, &site.config.delivery) {
+        let (wake, down_for) =
+            verdict.map(|verdict| ticket.give_back(verdict, &site.config.delivery)).unwrap_or_default();
+        for id in wake {
             claim.spool().wake(id);
         }
+        Turn::Tried(outcomes, down_for)
     }
 
     /// What is due about once a second: sessions that nobody uses are ended, and a wake-up that was lost is made good.
@@ -232,7 +230,7 @@ impl Dialogue<'_> {
     /// there was any.
     fn take_back_unnamed(&mut self) -> bool {
         let is_unnamed = |outcome: &Outcome| match outcome {
-            Outcome::Deferred(cause) | Outcome::Failed(cause) => is_about_our_name(cause),
+            Outcome::Deferred(cause) | Outcome::Failed(cause) => cause.host.is_some() && is_about_our_name(cause),
             Outcome::Delivered(_) => false,
         };
         let mut found = false;
