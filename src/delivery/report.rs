@@ -284,13 +284,15 @@ fn reported<'a>(
     (at, times): (usize, &'a Times),
 ) -> Reported<'a> {
     let asked = claim.entry.envelope.recipients.iter().find(|recipient| recipient.address == target.recipient);
+    let is_expanded = action == Action::Expanded;
     Reported {
-        recipient: if action == Action::Expanded { &target.recipient } else { &target.address },
+        recipient: if is_expanded { &target.recipient } else { &target.address },
         original: asked.and_then(|recipient| recipient.parameters.orcpt.as_ref()),
         asked_for: &target.recipient,
         action,
-        reply: target.reply.as_deref(),
-        host: target.host.as_deref(),
+        // What a host said of one of those behind it is no business of the sender's.
+        reply: if is_expanded { Some("250 2.0.0 sent on to all it stands for") } else { target.reply.as_deref() },
+        host: target.host.as_deref().filter(|_| !is_expanded),
         last_attempt: times.attempts.get(at).and_then(Option::as_deref),
         retry_until: (action == Action::Delayed).then_some(times.retry_until.as_str()),
     }
