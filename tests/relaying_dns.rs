@@ -107,7 +107,8 @@ fn mail_never_goes_to_ourselves_but_to_who_is_nearer() {
                    us.example. A 127.0.0.2\na.far.example. A 127.0.0.3\n\
                    loop.example. CNAME us.example.";
     let Some(world) = World::new(records) else { return };
-    let server = world.server_at(2, &Settings::default());
+    let mut server = world.prepared_at(2, &Settings::default());
+    server.run();
     for address in ["bob@ours.example", "bob@us.example", "bob@loop.example"] {
         server.submit(ANN, &[&format!("<{address}>")], MESSAGE);
         let line = server.logged(&[" failed ", &format!("to={address}")]);

@@ -68,11 +68,10 @@ impl World {
         server
     }
 
-    /// The same at 127.0.0.`last`, where others find it.
-    pub fn server_at(&self, last: u8, settings: &Settings<'_>) -> Server {
-        let mut server = self.prepared(settings);
+    /// A server at 127.0.0.`last`, where others find it, ready to start.
+    pub fn prepared_at(&self, last: u8, settings: &Settings<'_>) -> Server {
+        let server = self.prepared(settings);
         server.configure("smtp = [\"127.0.0.1:0\"]", &format!("smtp = [\"{}\"]", self.address(last)));
-        server.run();
         server
     }
 }
