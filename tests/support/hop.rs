@@ -1,8 +1,12 @@
-//! A next hop that does what real ones do not: for one connection, a closure says what each command is answered with.
+//! A next hop that does what real ones do not: a closure says what each command is answered with. [`Hop`] takes one
+//! connection, [`Exchanger`] as many as come.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use super::PATIENCE;
 
@@ -63,12 +67,9 @@ impl Hop {
         let address = listener.local_addr().unwrap();
         let thread = thread::spawn(move || {
             let (stream, _) = listener.accept().unwrap();
-            stream.set_nodelay(true).unwrap();
-            stream.set_read_timeout(Some(PATIENCE)).unwrap();
-            let input = BufReader::new(stream.try_clone().unwrap());
-            let mut serving = Serving { stream, input, left: octets, held: String::new(), heard: Heard::default() };
-            serving.run(answer);
-            serving.heard
+            let heard = Arc::default();
+            Serving::new(stream, octets, Arc::clone(&heard)).run(answer);
+            std::mem::take(&mut *heard.lock().unwrap())
         });
         Hop { address, thread }
     }
@@ -82,6 +83,71 @@ impl Hop {
     /// What it was told. Waits until the peer has left.
     pub fn heard(self) -> Heard {
         self.thread.join().unwrap()
+    }
+}
+
+/// A host with good manners that takes every connection, and lets itself be looked at while they last. It stops
+/// listening with the value.
+pub struct Exchanger {
+    pub address: SocketAddr,
+    sessions: Arc<Mutex<Vec<Arc<Mutex<Heard>>>>>,
+    closing: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Exchanger {
+    /// It offers these extensions; `except` knows what it says instead of [`usual`], and begins anew with each connection.
+    pub fn start<F>(listener: TcpListener, offers: &[&str], except: F) -> Exchanger
+    where
+        F: FnMut(&str) -> Option<Act> + Clone + Send + 'static,
+    {
+        let (address, ehlo) = (listener.local_addr().unwrap(), ehlo(offers));
+        listener.set_nonblocking(true).unwrap();
+        let (sessions, closing) = (Arc::<Mutex<Vec<_>>>::default(), Arc::<AtomicBool>::default());
+        let (ours, is_closing) = (Arc::clone(&sessions), Arc::clone(&closing));
+        let thread = thread::spawn(move || {
+            while !is_closing.load(Ordering::Relaxed) {
+                let Ok((stream, _)) = listener.accept() else {
+                    thread::sleep(Duration::from_millis(2));
+                    continue;
+                };
+                let heard = Arc::<Mutex<Heard>>::default();
+                ours.lock().unwrap().push(Arc::clone(&heard));
+                let (mut except, ehlo) = (except.clone(), ehlo.clone());
+                thread::spawn(move || {
+                    let answer = |line: &str| except(line).unwrap_or_else(|| say(usual(line, &ehlo)));
+                    Serving::new(stream, usize::MAX, heard).run(answer);
+                });
+            }
+        });
+        Exchanger { address, sessions, closing, thread: Some(thread) }
+    }
+
+    /// How many connections there were.
+    pub fn connections(&self) -> usize {
+        self.sessions.lock().unwrap().len()
+    }
+
+    /// All commands, by connection.
+    pub fn lines(&self) -> Vec<String> {
+        self.each(|heard| heard.lines.clone())
+    }
+
+    /// All messages as text, by connection, without the final dot.
+    pub fn messages(&self) -> Vec<String> {
+        let text = |message: &Vec<u8>| String::from_utf8_lossy(message).trim_end_matches(".\r\n").to_owned();
+        self.each(|heard| heard.messages.iter().map(text).collect())
+    }
+
+    fn each<T>(&self, part: impl Fn(&Heard) -> Vec<T>) -> Vec<T> {
+        self.sessions.lock().unwrap().iter().flat_map(|heard| part(&heard.lock().unwrap())).collect()
+    }
+}
+
+impl Drop for Exchanger {
+    fn drop(&mut self) {
+        self.closing.store(true, Ordering::Relaxed);
+        let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
@@ -108,10 +174,21 @@ struct Serving {
     input: BufReader<TcpStream>,
     left: usize,
     held: String,
-    heard: Heard,
+    heard: Arc<Mutex<Heard>>,
 }
 
 impl Serving {
+    fn new(stream: TcpStream, left: usize, heard: Arc<Mutex<Heard>>) -> Serving {
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let input = BufReader::new(stream.try_clone().unwrap());
+        Serving { stream, input, left, held: String::new(), heard }
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap()
+    }
+
     fn run(&mut self, mut answer: impl FnMut(&str) -> Act) {
         let mut line = "CONNECT".to_owned();
         loop {
@@ -122,7 +199,7 @@ impl Serving {
             }
             let next = if wants_message { self.message() } else { self.command() };
             let Some(next) = next else { return };
-            self.heard.lines.push(next.clone());
+            self.heard().lines.push(next.clone());
             line = next;
         }
     }
@@ -174,7 +251,8 @@ impl Serving {
     }
 
     fn command(&mut self) -> Option<String> {
-        self.heard.ahead += usize::from(!self.input.buffer().is_empty());
+        let is_ahead = !self.input.buffer().is_empty();
+        self.heard().ahead += usize::from(is_ahead);
         let line = self.line()?;
         let line = String::from_utf8(line).unwrap();
         let line = line.strip_suffix("\r\n").expect("a command ends with CR LF").to_owned();
@@ -182,7 +260,7 @@ impl Serving {
             let size: usize = chunk.strip_suffix(" LAST").unwrap().parse().unwrap();
             let mut content = vec![0; size];
             self.input.read_exact(&mut content).ok()?;
-            self.heard.messages.push(content);
+            self.heard().messages.push(content);
         }
         Some(line)
     }
@@ -193,7 +271,7 @@ impl Serving {
             let line = self.line()?;
             content.extend_from_slice(&line);
             if line == b".\r\n" {
-                self.heard.messages.push(content);
+                self.heard().messages.push(content);
                 return Some(".".to_owned());
             }
         }

@@ -6,6 +6,8 @@ pub mod net;
 pub mod next_hop;
 pub mod parcel;
 pub mod postfix;
+pub mod report;
+pub mod world;
 pub mod zone;
 
 use std::fs;
@@ -193,6 +195,19 @@ impl Server {
         reply.rsplit(' ').next().unwrap().to_owned()
     }
 
+    /// As [`Server::send`], with all that stands after `MAIL FROM:` and each `RCPT TO:`.
+    pub fn submit(&self, mail: &str, rcpts: &[&str], message: &str) -> String {
+        let mut client = self.smtp();
+        client.expect("220");
+        client.ask("EHLO client.example", "250");
+        client.submit(mail, rcpts, message)
+    }
+
+    /// Waits until nothing is left to deliver.
+    pub fn queue_is_empty(&self) {
+        eventually("the queue is empty", || files(&self.path("spool/queue")).is_empty());
+    }
+
     /// The messages in a mailbox's `new/`, in order.
     pub fn mailbox(&self, address: &str) -> Vec<Vec<u8>> {
         let (local_part, domain) = address.split_once('@').unwrap();
@@ -294,6 +309,15 @@ impl Client {
         let reply = self.reply();
         assert!(reply.starts_with(code), "{line:?}: expected {code}, got {reply:?}");
         reply
+    }
+
+    /// One transaction of a session that is open and greeted; returns the queue id.
+    pub fn submit(&mut self, mail: &str, rcpts: &[&str], message: &str) -> String {
+        self.ask(&format!("MAIL FROM:{mail}"), "250");
+        rcpts.iter().for_each(|rcpt| _ = self.ask(&format!("RCPT TO:{rcpt}"), "250"));
+        self.ask("DATA", "354");
+        self.send(message.as_bytes());
+        self.ask(".", "250").rsplit(' ').next().unwrap().to_owned()
     }
 
     /// What follows a POP3 answer of several lines: up to the line with a dot, and without the dots that were added.
