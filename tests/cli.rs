@@ -421,7 +421,7 @@ fn check_looks_where_mail_for_other_hosts_goes() {
         host.run(&["check"])
     };
     of(&listen, &format!("[relay]\nsmarthost = \"{own}\"")).is(78).says("error: relay.smarthost: ").says("itself");
-    of(&listen, "[relay]\nsmarthost = \"192.0.2.7:587\"").is(0).says("ok: relay.smarthost: 192.0.2.7:587 is");
+    of(&listen, "[relay]\nsmarthost = \"192.0.2.7:587\"").is(0).says("ok: relay.smarthost: 192.0.2.7:587 is at");
     of(&text, "[relay]\nsrs_secret = \"\"").is(78).says("error: relay.srs_secret is empty");
     of(&text, "[relay]\nsrs_secret = \"short\"").is(0).says("has 5 letters").says("may read relay.srs_secret");
     fs::set_permissions(host.path("postrider.toml"), fs::Permissions::from_mode(0o600)).unwrap();

@@ -113,7 +113,7 @@ fn hops(config: &Config, names: &dyn Names) -> Vec<Finding> {
     for (hop, key) in keys {
         let cause = match servers(hop, names, &own) {
             Ok(servers) => {
-                findings.push(Finding::ok(format!("{key}: {hop} is {}", servers[0])));
+                findings.push(Finding::ok(format!("{key}: {hop} is at {}", servers[0].address)));
                 continue;
             }
             Err(Outcome::Delivered(cause) | Outcome::Deferred(cause) | Outcome::Failed(cause)) => cause,
@@ -227,7 +227,7 @@ mod tests {
             (texts(&hops(&config, &zone)), zone.0.get())
         };
         for (text, expected) in [
-            ("smarthost = \"here.example\"", "Ok relay.smarthost: here.example is here.example [192.0.2.1]"),
+            ("smarthost = \"here.example\"", "Ok relay.smarthost: here.example is at 192.0.2.1:25"),
             ("smarthost = \"gone.example\"", "Warning relay.smarthost: gone.example: "),
             ("smarthost = \"192.0.2.9\"", "Error relay.smarthost: 192.0.2.9 is this host itself"),
             (
