@@ -1,7 +1,8 @@
 //! `postrider check`: what is wrong with the configuration and all that it names, each with its place and its mend.
 //!
 //! Nothing is changed and nothing is made. One mistake hides no other: what can't be read is left out, and the rest is
-//! looked at. What is written is looked at here, what this host offers for it in `host.rs`.
+//! looked at. What is written is looked at here, what this host offers for it in `host.rs`, and what is about mail for other
+//! hosts in `onward.rs`.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -10,7 +11,7 @@ use std::path::Path;
 
 use ipnet::IpNet;
 
-use super::{Failure, become_run_as, exit, host, print};
+use super::{Failure, become_run_as, exit, host, onward, print};
 use crate::aliases::Aliases;
 use crate::config::Config;
 use crate::io::table::{self, LocatedError};
@@ -98,7 +99,10 @@ fn look(config_path: &Path, config: &Config, offline: bool) -> Vec<Finding> {
     findings.extend(postmaster(&site));
     findings.extend(open_relay(config));
     findings.extend(clear_passwords(config));
+    findings.extend(onward::written(config_path, config));
+    findings.extend(onward::aliases(&site));
     if !offline {
+        findings.extend(onward::found(config));
         findings.extend(host::folders(config));
         findings.extend(host::disk(config));
     }
@@ -212,7 +216,7 @@ fn lost_aliases(site: &Site) -> Vec<Finding> {
 }
 
 /// The addresses an alias has, at the local domains.
-fn addresses_of(site: &Site, name: &str) -> Vec<Address> {
+pub fn addresses_of(site: &Site, name: &str) -> Vec<Address> {
     let (local_part, only) = match name.rsplit_once('@') {
         // Whatever else is sent to the domain: a name that nobody has stands for it.
         Some(("", domain)) => ("?", Some(domain)),
@@ -259,7 +263,8 @@ fn postmaster(site: &Site) -> Vec<Finding> {
     findings.into_iter().map(Finding::warning).collect()
 }
 
-fn heard_outside(addresses: &[SocketAddr]) -> Option<&SocketAddr> {
+/// An address that other hosts can connect to.
+pub fn heard_outside(addresses: &[SocketAddr]) -> Option<&SocketAddr> {
     addresses.iter().find(|address| !address.ip().to_canonical().is_loopback())
 }
 

@@ -408,6 +408,7 @@ mod tests {
             ("HELP", same("214")),
             ("VRFY a", same("252")),
             ("EXPN a", same("550")),
+            ("ETRN d.org", refused("503", &[(1, "251", "Greeted")])),
             ("QUIT", same("close 221")),
             ("BDAT x", same("close 501")),
             ("FOO", same("500")),
