@@ -10,7 +10,7 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -28,6 +28,8 @@ use crate::maillog;
 #[derive(Debug)]
 pub struct Watch {
     events: Events,
+    /// It ran before, and a panic ended it: events may be lost.
+    ran: AtomicBool,
 }
 
 /// Events of one folder, waited for with a bound.
@@ -80,22 +82,19 @@ impl Watch {
             | AddWatchFlags::IN_DELETE
             | AddWatchFlags::IN_CLOSE_WRITE
             | AddWatchFlags::IN_ATTRIB;
-        Ok(Watch { events: Events::of(&spool.folders.queue, flags)? })
+        Ok(Watch { events: Events::of(&spool.folders.queue, flags)?, ran: AtomicBool::new(false) })
     }
 
-    /// Watches until the spool is stopped. `each_second` is called about as often.
-    pub fn run(self, spool: &Spool, each_second: impl Fn()) {
+    /// Watches until the spool is stopped. `each_second` is called about as often. Begun again, it looks for what it missed.
+    pub fn run(&self, spool: &Spool, each_second: impl Fn()) {
         let mut ticked = Now::read().boot;
-        let mut foreign = HashMap::new();
+        let mut foreign = Foreign::default();
+        if self.ran.swap(true, Ordering::Relaxed) {
+            foreign.notice(spool, Change::Lost);
+        }
         while !spool.is_stopping() {
             for change in self.events.next(limits::WATCH) {
-                if let Change::File(name, _) = &change
-                    && matches!(named(name), Named::Foreign)
-                {
-                    foreign.entry(name.clone()).or_insert_with(|| Now::read().boot);
-                } else if let Err(error) = spool.notice(change) {
-                    maillog::spool_error(None, error);
-                }
+                foreign.notice(spool, change);
             }
             let now = Now::read().boot;
             if now.saturating_sub(ticked) >= limits::WATCH {
@@ -104,15 +103,43 @@ impl Watch {
                 maillog::flush();
                 maillog::reopen_if_moved();
                 each_second();
-                foreign.retain(|name, since| {
-                    let is_new = now.saturating_sub(*since) < limits::FOREIGN_FILE;
-                    if !is_new {
-                        spool.set_foreign_aside(name);
-                    }
-                    is_new
-                });
+                foreign.set_aside(spool, now);
             }
         }
+    }
+}
+
+/// Files that are no entries, and since when they stand in `queue/`.
+#[derive(Default)]
+struct Foreign(HashMap<OsString, Duration>);
+
+impl Foreign {
+    /// Lets the spool see a change, and remembers what is no entry.
+    fn notice(&mut self, spool: &Spool, change: Change) {
+        let noticed = match change {
+            Change::File(name, _) if matches!(named(&name), Named::Foreign) => {
+                self.0.entry(name).or_insert_with(|| Now::read().boot);
+                Ok(())
+            }
+            Change::File(name, what) => spool.notice(&name, what),
+            Change::Lost => spool.rescan().map(|found| {
+                found.into_iter().for_each(|name| _ = self.0.entry(name).or_insert_with(|| Now::read().boot));
+            }),
+        };
+        if let Err(error) = noticed {
+            maillog::spool_error(None, error);
+        }
+    }
+
+    /// Those that stand there for long enough are no editor's.
+    fn set_aside(&mut self, spool: &Spool, now: Duration) {
+        self.0.retain(|name, since| {
+            let is_new = now.saturating_sub(*since) < limits::FOREIGN_FILE;
+            if !is_new {
+                spool.set_foreign_aside(name);
+            }
+            is_new
+        });
     }
 }
 
@@ -126,11 +153,10 @@ impl Spool {
         }
     }
 
-    fn notice(&self, change: Change) -> io::Result<()> {
-        let Change::File(name, what) = change else { return self.rescan() };
+    fn notice(&self, name: &OsString, what: AddWatchFlags) -> io::Result<()> {
         let came = what.intersects(AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CLOSE_WRITE);
         let went = what.intersects(AddWatchFlags::IN_MOVED_FROM | AddWatchFlags::IN_DELETE);
-        match named(&name) {
+        match named(name) {
             Named::Eml(id) if went => {
                 if self.schedule().is_waiting(id) && !self.folders.eml(id).exists() {
                     self.gone(id);
@@ -150,11 +176,14 @@ impl Spool {
         }
     }
 
-    /// Compares the folder with the schedule.
-    fn rescan(&self) -> io::Result<()> {
+    /// Compares the folder with the schedule. Returns the names of what is no entry.
+    fn rescan(&self) -> io::Result<Vec<OsString>> {
+        let mut foreign = Vec::new();
         for name in names(&self.folders.queue)? {
-            if let Named::Eml(id) = named(&name) {
-                self.came(id)?;
+            match named(&name) {
+                Named::Eml(id) => self.came(id)?,
+                Named::Foreign => foreign.push(name),
+                Named::State(_) | Named::Hidden => {}
             }
         }
         let waiting: Vec<QueueId> = self.schedule().waiting().collect();
@@ -163,7 +192,7 @@ impl Spool {
                 self.gone(id);
             }
         }
-        Ok(())
+        Ok(foreign)
     }
 
     /// Someone put a message into `queue/`; if it came from `hold/`, its state comes along.
@@ -215,5 +244,68 @@ impl Spool {
             maillog::rescheduled(id, "edited", wait);
             self.changed.notify_one();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+    use std::fs;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    const ENTRY: &str = "X-Sender: <a@far.example>\r\nX-Receiver: <b@far.example>\r\n\r\n";
+    const OLD: &str = "0TQXGV0000001";
+    const NEW: &str = "0TQXGV0000002";
+
+    /// A spool with one entry, and its queue.
+    fn spool() -> (tempfile::TempDir, Spool, std::path::PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let queue = folder.path().join("queue");
+        fs::create_dir(&queue).unwrap();
+        fs::write(queue.join(format!("{OLD}.eml")), ENTRY).unwrap();
+        let (spool, _writer) = Spool::open(folder.path()).unwrap();
+        (folder, spool, queue)
+    }
+
+    /// Another entry for the one that is there, and a file that is none.
+    fn change_by_hand(queue: &Path) {
+        fs::write(queue.join(format!("{NEW}.eml")), ENTRY).unwrap();
+        fs::remove_file(queue.join(format!("{OLD}.eml"))).unwrap();
+        fs::write(queue.join("notes.txt"), "what is this").unwrap();
+    }
+
+    fn knows(spool: &Spool, id: &str) -> bool {
+        spool.schedule().knows(id.parse().unwrap())
+    }
+
+    #[test]
+    fn where_events_were_lost_the_folder_tells() {
+        let (folder, spool, queue) = spool();
+        let mut foreign = Foreign::default();
+        change_by_hand(&queue);
+        foreign.notice(&spool, Change::Lost);
+        assert!(knows(&spool, NEW) && !knows(&spool, OLD));
+        foreign.set_aside(&spool, Now::read().boot + limits::FOREIGN_FILE);
+        assert!(folder.path().join("failed/notes.txt").exists());
+        assert!(foreign.0.is_empty());
+    }
+
+    #[test]
+    fn begun_again_after_a_panic_it_finds_what_it_missed() {
+        let (folder, spool, queue) = spool();
+        let watch = Watch::new(&spool).unwrap();
+        assert!(catch_unwind(AssertUnwindSafe(|| watch.run(&spool, || panic!("on purpose")))).is_err());
+        change_by_hand(&queue);
+        // As if they had been read just before the panic.
+        watch.events.next(limits::WATCH);
+        let (aside, seconds) = (folder.path().join("failed/notes.txt"), Cell::new(0));
+        watch.run(&spool, || {
+            seconds.set(seconds.get() + 1);
+            if aside.exists() || seconds.get() > 10 {
+                spool.stop();
+            }
+        });
+        assert!(aside.exists() && knows(&spool, NEW) && !knows(&spool, OLD));
     }
 }

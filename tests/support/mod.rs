@@ -3,8 +3,8 @@
 
 pub mod hop;
 pub mod net;
-pub mod parcel;
 pub mod next_hop;
+pub mod parcel;
 pub mod postfix;
 pub mod zone;
 
