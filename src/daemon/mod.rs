@@ -32,8 +32,9 @@ use signal_hook::iterator::Signals;
 use crate::config::Config;
 use crate::delivery::Deliverer;
 use crate::dns::{self, Resolver};
+use crate::io::account;
+use crate::io::listener::{self, Arrival};
 use crate::io::stream::{Connections, Full, Place};
-use crate::io::{account, listener};
 use crate::limits;
 use crate::mail::reply::{self, Reply};
 use crate::maillog;
@@ -154,43 +155,40 @@ impl Server {
         let pop3_server = Arc::new(pop3::connection::Server::new(site.clone()));
         maillog::started(&config.hostname, &config.spool, method.name(), spool.queued());
 
-        let mut start = threads::Starter::default();
-        let writer = start.writer(spool.clone(), writer);
-        let deliveries = (1..=config.delivery.threads)
-            .map(|number| {
-                let (spool, site, deliverer) = (spool.clone(), site.clone(), deliverer.clone());
-                start.restarting(format!("delivery {number}"), move || deliverer.run(&spool, &site))
-            })
-            .collect();
-        start.once("watch", {
+        let writer = threads::writer(spool.clone(), writer)?;
+        let delivery = |number| {
+            let (spool, site, deliverer) = (spool.clone(), site.clone(), deliverer.clone());
+            threads::restarting(&format!("delivery {number}"), move || deliverer.run(&spool, &site))
+        };
+        let deliveries = (1..=config.delivery.threads).map(delivery).collect::<Result<_, _>>()?;
+        threads::restarting("watch", {
             let (spool, reloader) = (spool.clone(), reloader.clone());
             move || watch.run(&spool, || reloader.reload_changed_tables())
-        });
-        start.restarting("pickup".to_owned(), {
+        })?;
+        threads::restarting("pickup", {
             let (spool, site) = (spool.clone(), site.clone());
             move || pickup.run(&spool, &site)
-        });
-        start.restarting("sessions".to_owned(), {
+        })?;
+        threads::restarting("sessions", {
             let (spool, site, deliverer) = (spool.clone(), site.clone(), deliverer.clone());
             move || deliverer.tend(&spool, &site)
-        });
+        })?;
         for number in 1..=2 {
             let thread = name_thread.clone();
-            start.once(&format!("names {number}"), move || thread.run());
+            threads::restarting(&format!("names {number}"), move || thread.run())?;
         }
         let stopping = Arc::new(AtomicBool::new(false));
         let mut addresses = Vec::new();
         for listener in ports.smtp {
             let server = smtp_server.clone();
             let door = Door { protocol: "smtp", open: smtp.clone(), refuse: smtp_refusal, stopping: stopping.clone() };
-            addresses.extend(door.open(&mut start, listener, move |place| smtpd::connection::serve(place, &server)));
+            addresses.push(door.open(listener, move |place| smtpd::connection::serve(place, &server))?);
         }
         for listener in ports.pop3 {
             let server = pop3_server.clone();
             let door = Door { protocol: "pop3", open: pop3.clone(), refuse: pop3_refusal, stopping: stopping.clone() };
-            addresses.extend(door.open(&mut start, listener, move |place| pop3::connection::serve(place, &server)));
+            addresses.push(door.open(listener, move |place| pop3::connection::serve(place, &server))?);
         }
-        start.result().map_err(|error| unavailable("start a thread", &error, "raise the limit of processes"))?;
         Ok(Server { spool, reloader, smtp, pop3, addresses, stopping, deliveries, writer })
     }
 
@@ -262,22 +260,24 @@ impl Door {
     /// Starts the accept loop; `serve` runs in a thread of its own for each connection. Returns the address.
     fn open(
         self,
-        start: &mut threads::Starter,
         listener: TcpListener,
         serve: impl Fn(Place) + Send + Sync + 'static,
-    ) -> Option<SocketAddr> {
-        let address = listener.local_addr().ok()?;
+    ) -> Result<SocketAddr, StartError> {
+        let address = listener.local_addr().map_err(|error| unavailable("name a listening socket", &error, ""))?;
         maillog::listening(self.protocol, address, self.open.most());
         let serve = Arc::new(serve);
-        start.restarting(format!("{} {address}", self.protocol), move || {
-            listener::accept(
-                &listener,
-                || self.stopping.load(Ordering::SeqCst),
-                |stream, peer| self.take(stream, peer, &serve),
-                |error| maillog::shortage("accept", error),
-            );
-        });
-        Some(address)
+        threads::restarting(&format!("{} {address}", self.protocol), move || {
+            listener::accept(&listener, || self.stopping.load(Ordering::SeqCst), |arrival| self.meet(arrival, &serve));
+        })?;
+        Ok(address)
+    }
+
+    fn meet(&self, arrival: Arrival, serve: &Arc<impl Fn(Place) + Send + Sync + 'static>) {
+        match arrival {
+            Arrival::Client(stream, peer) => self.take(stream, peer, serve),
+            Arrival::OneTooMany(stream) => say(&stream, &(self.refuse)(Full::All).0),
+            Arrival::Shortage(error) => maillog::shortage("accept", &error),
+        }
     }
 
     fn take(&self, stream: TcpStream, peer: SocketAddr, serve: &Arc<impl Fn(Place) + Send + Sync + 'static>) {
