@@ -6,10 +6,12 @@
 
 use std::time::Duration;
 
+use super::group::{self, Group};
 use super::plan::{Plan, plan};
-use super::remote::{Group, Turn};
+use super::remote::Turn;
 use super::{Deliverer, local, patience, report};
 use crate::io::clock::Now;
+use crate::limits;
 use crate::mail::address::Address;
 use crate::mail::dsn::GIVEN_UP;
 use crate::mail::outcome::{Cause, Outcome};
@@ -112,7 +114,14 @@ impl<'a> Attempt<'a> {
             self.tried.push(at);
             self.is_real = true;
         }
+        let mut written = 0;
         for group in self.groups() {
+            if self.tried.len() > written && !self.record() {
+                // It is written down with the rest, or kept in memory until it can be; more must wait until then.
+                self.is_full = true;
+                break;
+            }
+            written = self.tried.len();
             self.try_hop(&group);
         }
         self.settle();
@@ -126,21 +135,21 @@ impl<'a> Attempt<'a> {
         self.state.targets.iter().enumerate().filter(is_open).map(|(at, _)| at).collect()
     }
 
-    /// The targets at other hosts, by next hop.
+    /// The targets at other hosts, as they go out together.
     fn groups(&self) -> Vec<Group> {
-        let mut groups: Vec<Group> = Vec::new();
-        for at in self.open(Via::NextHop) {
-            let (hop, why) = self.site.next_hop(self.state.targets[at].address.host());
-            match groups.iter_mut().find(|group| group.hop == hop) {
-                Some(group) => group.targets.push(at),
-                None => groups.push(Group { hop, why, targets: vec![at] }),
-            }
-        }
-        groups
+        let day = Now::read().wall.as_secs() / limits::SECONDS_A_DAY;
+        group::groups(&self.open(Via::NextHop), &self.state.targets, &self.claim.entry.envelope, (self.site, day))
+    }
+
+    /// Writes down what was found so far, before more is tried: the next transaction may take minutes, and a crash in it
+    /// must not send to anyone again. Says whether it could.
+    fn record(&mut self) -> bool {
+        let recorded = self.claim.record(&self.state);
+        recorded.inspect_err(|error| maillog::spool_error(Some(self.claim.id), error)).is_ok()
     }
 
     fn try_hop(&mut self, group: &Group) {
-        match self.deliverer.remote.deliver(&mut self.claim, group, &self.state.targets, self.site) {
+        match self.deliverer.remote.deliver(&mut self.claim, group, self.site) {
             Turn::Full => self.is_full = true,
             Turn::Down(cause, wait) => {
                 self.note_down(wait);

@@ -5,7 +5,8 @@
 //! | `plan` | what an attempt has to do: pure |
 //! | `attempt` | doing it, target by target |
 //! | `local` | a copy into a mailbox here |
-//! | `remote` | the targets of one next hop |
+//! | `group` | which targets go out together: pure |
+//! | `remote` | one group of targets, from finding the next hop to their outcomes |
 //! | `hops` | which next hop has room, and which is down: pure |
 //! | `content` | what a next hop gets of a message |
 //! | `report` | what senders are told |
@@ -13,6 +14,7 @@
 
 mod attempt;
 mod content;
+mod group;
 mod hops;
 mod local;
 pub mod patience;
