@@ -181,6 +181,10 @@ impl<'a> Attempt<'a> {
         self.tried.push(at);
         let (id, waited) = (self.claim.id, self.claim.waited());
         let target = &mut self.state.targets[at];
+        if target.told == Told::End {
+            // A person had it tried again, and what was told is not its end any more.
+            target.told = Told::Nothing;
+        }
         let cause = match outcome {
             Outcome::Delivered(cause) => {
                 target.status = Status::Delivered;
