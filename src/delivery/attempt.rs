@@ -11,7 +11,6 @@ use super::plan::{Plan, plan};
 use super::remote::Turn;
 use super::{Deliverer, local, patience, report};
 use crate::io::clock::Now;
-use crate::limits;
 use crate::mail::address::Address;
 use crate::mail::dsn::GIVEN_UP;
 use crate::mail::outcome::{Cause, Outcome};
@@ -137,7 +136,7 @@ impl<'a> Attempt<'a> {
 
     /// The targets at other hosts, as they go out together.
     fn groups(&self) -> Vec<Group> {
-        let day = Now::read().wall.as_secs() / limits::SECONDS_A_DAY;
+        let day = Now::read().day();
         group::groups(&self.open(Via::NextHop), &self.state.targets, &self.claim.entry.envelope, (self.site, day))
     }
 

@@ -220,7 +220,7 @@ impl Table {
         self.forget_old(moment.now);
         let most_unproven = (self.most / 2).max(1);
         let (all_full, unproven_full) = (self.running >= self.most, self.unproven >= most_unproven);
-        let hop = self.hops.entry(name.clone()).or_insert_with(Hop::new);
+        let hop = self.hops.entry(name.clone()).or_insert_with(Hop::unknown);
         hop.used = moment.now;
         if let Some(down) = hop.down.as_ref().filter(|down| moment.now < down.until && !asked) {
             return Entered::Down(down.cause.clone(), down.until - moment.now);
@@ -315,7 +315,7 @@ impl Table {
 }
 
 impl Hop {
-    fn new() -> Hop {
+    fn unknown() -> Hop {
         Hop { window: FIRST_WINDOW, ..Hop::default() }
     }
 }

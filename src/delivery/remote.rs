@@ -172,7 +172,7 @@ impl Dialogue<'_> {
             outgoing.rewrite_sender(sender, config)?;
         }
         let asked = Asked { reverse_path: &group.reverse_path, recipients: &recipients, parameters: &group.parameters };
-        let as_it_is = config.relay.eight_bit.iter().any(|hop| hop.host == group.hop.host);
+        let as_it_is = config.relay.eight_bit.contains(&group.hop);
         let parameters = outgoing.fit(&asked, session.offers(), as_it_is)?.map_err(Unsent::Unfit)?;
         let transaction =
             Transaction { reverse_path: &group.reverse_path, recipients: &recipients, parameters: &parameters };

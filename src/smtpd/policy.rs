@@ -4,7 +4,6 @@ use std::net::IpAddr;
 
 use super::session::Policy;
 use crate::io::clock::Now;
-use crate::limits;
 use crate::mail::address::{Address, Domain, ForwardPath, ReversePath};
 use crate::mail::parameter::MailParameters;
 use crate::mail::reply::{self, Reply};
@@ -60,7 +59,7 @@ impl Policy for SitePolicy<'_> {
             let may = self.site.config.may_relay(self.client);
             return if may { Ok(address) } else { Err(reply::relaying_denied()) };
         }
-        let today = Now::read().wall.as_secs() / limits::SECONDS_A_DAY;
+        let today = Now::read().day();
         if self.site.rewritten_from(&address).is_some_and(|reversed| reversed.is_expired(today)) {
             return Err(reply::address_expired());
         }
@@ -136,6 +135,7 @@ mod tests {
     use super::*;
     use crate::aliases::Aliases;
     use crate::config::Config;
+    use crate::limits;
     use crate::mail::srs::Srs;
     use crate::users::Users;
     use std::path::Path;
@@ -149,7 +149,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (spool, _writer) = Spool::open(folder.path()).unwrap();
         let policy = SitePolicy { site: &site, spool: &spool, client: "192.0.2.7".parse().unwrap() };
-        let today = Now::read().wall.as_secs() / limits::SECONDS_A_DAY;
+        let today = Now::read().day();
         let said = |day: u64, secret: &str| {
             let rewritten = Srs::new(secret).forward(&"ann@far.example".parse().unwrap(), &domain, day).unwrap();
             policy.recipient(&ForwardPath::Address(rewritten), &ReversePath::Null).map(|_| ())
