@@ -7,7 +7,7 @@
 //! | `delivery N` | `delivery.threads` | after the attempt under way |
 //! | `writer` | one | after the last connection |
 //! | `watch`, `pickup` | one each | with the process |
-//! | `sessions` | one: ends sessions with other hosts that nobody uses | with the process |
+//! | `sessions` | one: ends sessions with other hosts that nobody uses | after the last delivery, and then all of them |
 //! | `names N` | two | with the process |
 //! | main | waits for signals | last |
 //!
@@ -126,7 +126,9 @@ struct Server {
     pop3: Arc<Connections>,
     addresses: Vec<SocketAddr>,
     stopping: Arc<AtomicBool>,
+    deliverer: Arc<Deliverer>,
     deliveries: Vec<JoinHandle<()>>,
+    hop_sessions: JoinHandle<()>,
     writer: JoinHandle<()>,
 }
 
@@ -170,7 +172,7 @@ impl Server {
             let (spool, site) = (spool.clone(), site.clone());
             move || pickup.run(&spool, &site)
         });
-        start.restarting("sessions".to_owned(), {
+        let hop_sessions = start.restarting("sessions".to_owned(), {
             let (spool, site, deliverer) = (spool.clone(), site.clone(), deliverer.clone());
             move || deliverer.tend(&spool, &site)
         });
@@ -191,7 +193,7 @@ impl Server {
             addresses.extend(door.open(&mut start, listener, move |place| pop3::connection::serve(place, &server)));
         }
         start.result().map_err(|error| unavailable("start a thread", &error, "raise the limit of processes"))?;
-        Ok(Server { spool, reloader, smtp, pop3, addresses, stopping, deliveries, writer })
+        Ok(Server { spool, reloader, smtp, pop3, addresses, stopping, deliverer, deliveries, hop_sessions, writer })
     }
 
     fn run(self, mut signals: Signals) {
@@ -222,7 +224,9 @@ impl Server {
         wait_until(deadline, || in_sessions() + in_deliveries() == 0);
         self.smtp.close_all();
         self.pop3.close_all();
-        wait_until(Instant::now() + LAST_WORDS, || in_sessions() == 0);
+        self.deliverer.end();
+        self.hop_sessions.thread().unpark();
+        wait_until(Instant::now() + LAST_WORDS, || in_sessions() == 0 && self.hop_sessions.is_finished());
         let unfinished = in_deliveries();
         self.spool.stop_writer();
         wait_until(Instant::now() + limits::DRAIN, || self.writer.is_finished());
@@ -231,7 +235,7 @@ impl Server {
     }
 }
 
-/// How long sessions that were cut off have to say so.
+/// How long sessions that were cut off, and those with other hosts, have to say so.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 fn wait_until(deadline: Instant, done: impl Fn() -> bool) {
