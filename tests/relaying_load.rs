@@ -5,35 +5,26 @@
 mod support;
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::thread;
 use std::time::Duration;
 
 use support::hop::Exchanger;
 use support::net::{Host, Net};
+use support::world::{AT_HOME, Settings, server_on};
 use support::zone::Zone;
-use support::{Client, Server, eventually};
+use support::{Client, eventually};
 
 const MESSAGE: &str = "Subject: hello\r\n\r\nhello\r\n";
 
 /// Sends so many messages in one session of a client on `host`.
-fn send(host: &Host, address: SocketAddr, to: &str, count: usize) {
-    let mut client: Client = host.inside(|| Client::connect(address));
+fn send(host: &Host, to: &str, count: usize) {
+    let mut client: Client = host.inside(|| Client::connect(AT_HOME));
     client.expect("220");
     client.ask("EHLO client.example", "250");
     for _ in 0..count {
         client.submit("<bob@example.org>", &[to], MESSAGE);
     }
-}
-
-/// A server on `host` with port 25 and the resolver of /etc/resolv.conf, as in life.
-fn server_on(host: &Host, zone: &Zone<'_>) -> (Server, SocketAddr) {
-    host.etc("resolv.conf", &format!("nameserver {}\n", zone.address().ip()));
-    let mut server = Server::prepared("", "");
-    server.configure("resolver = \"127.0.0.1:9\"\n", "");
-    server.configure("smtp = [\"127.0.0.1:0\"]", "smtp = [\"0.0.0.0:25\"]");
-    server.run_as(host.around(&server.command()));
-    (server, (Ipv4Addr::LOCALHOST, 25).into())
 }
 
 /// From `accepted` to `delivered` for each message to `address`, by the log, the shortest first.
@@ -78,11 +69,11 @@ fn a_dead_host_holds_up_nobody() {
     let Some(zone) = Zone::start_on(net.host("names"), &records) else { return };
     let exchanger =
         Exchanger::start(good.inside(|| TcpListener::bind("0.0.0.0:25")).unwrap(), &["PIPELINING"], |_| None);
-    let (server, address) = server_on(near, &zone);
-    send(near, address, "<bob@dead.example>", 250);
+    let server = server_on(near, &zone, &Settings::default());
+    send(near, "<bob@dead.example>", 250);
     thread::scope(|scope| {
         for (to, count) in [("<bob@dead.example>", 250), ("<bob@good.example>", 200), ("<ann@example.org>", 200)] {
-            scope.spawn(move || send(near, address, to, count));
+            scope.spawn(move || send(near, to, count));
         }
     });
     eventually("all that can arrive has arrived", || {

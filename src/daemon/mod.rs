@@ -7,7 +7,7 @@
 //! | `delivery N` | `delivery.threads` | after the attempt under way |
 //! | `writer` | one | after the last connection |
 //! | `watch`, `pickup` | one each | with the process |
-//! | `sessions` | one: ends sessions with other hosts that nobody uses | with the process |
+//! | `sessions` | one: ends sessions with other hosts that nobody uses | after the last delivery, and then all of them |
 //! | `names N` | two | with the process |
 //! | main | waits for signals | last |
 //!
@@ -127,7 +127,9 @@ struct Server {
     pop3: Arc<Connections>,
     addresses: Vec<SocketAddr>,
     stopping: Arc<AtomicBool>,
+    deliverer: Arc<Deliverer>,
     deliveries: Vec<JoinHandle<()>>,
+    hop_sessions: JoinHandle<()>,
     writer: JoinHandle<()>,
 }
 
@@ -169,7 +171,7 @@ impl Server {
             let (spool, site) = (spool.clone(), site.clone());
             move || pickup.run(&spool, &site)
         })?;
-        threads::restarting("sessions", {
+        let hop_sessions = threads::restarting("sessions", {
             let (spool, site, deliverer) = (spool.clone(), site.clone(), deliverer.clone());
             move || deliverer.tend(&spool, &site)
         })?;
@@ -189,7 +191,7 @@ impl Server {
             let door = Door { protocol: "pop3", open: pop3.clone(), refuse: pop3_refusal, stopping: stopping.clone() };
             addresses.push(door.open(listener, move |place| pop3::connection::serve(place, &server))?);
         }
-        Ok(Server { spool, reloader, smtp, pop3, addresses, stopping, deliveries, writer })
+        Ok(Server { spool, reloader, smtp, pop3, addresses, stopping, deliverer, deliveries, hop_sessions, writer })
     }
 
     fn run(self, mut signals: Signals) {
@@ -220,7 +222,9 @@ impl Server {
         wait_until(deadline, || in_sessions() + in_deliveries() == 0);
         self.smtp.close_all();
         self.pop3.close_all();
-        wait_until(Instant::now() + LAST_WORDS, || in_sessions() == 0);
+        self.deliverer.end();
+        self.hop_sessions.thread().unpark();
+        wait_until(Instant::now() + LAST_WORDS, || in_sessions() == 0 && self.hop_sessions.is_finished());
         let unfinished = in_deliveries();
         self.spool.stop_writer();
         wait_until(Instant::now() + limits::DRAIN, || self.writer.is_finished());
@@ -229,7 +233,7 @@ impl Server {
     }
 }
 
-/// How long sessions that were cut off have to say so.
+/// How long sessions that were cut off, and those with other hosts, have to say so.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 fn wait_until(deadline: Instant, done: impl Fn() -> bool) {

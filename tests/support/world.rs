@@ -1,10 +1,11 @@
 //! A small world on loopback: one zone, and hosts at 127.0.0.2, 127.0.0.3 and so on that all take mail at one port, as
-//! hosts do at port 25.
+//! hosts do at port 25. And a server of ours in a network of its own, where it is port 25.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 
 use super::Server;
 use super::hop::{Act, Exchanger};
+use super::net::Host;
 use super::zone::Zone;
 
 /// The zone and the port. Names and addresses in the records are the test's.
@@ -75,3 +76,18 @@ impl World {
         server
     }
 }
+
+/// A server on a host of a network, started there with port 25 and the resolver of /etc/resolv.conf, as in life. It is at
+/// [`AT_HOME`] for clients on its host.
+pub fn server_on(host: &Host, zone: &Zone<'_>, settings: &Settings<'_>) -> Server {
+    host.etc("resolv.conf", &format!("nameserver {}\n", zone.address().ip()));
+    let extra = format!("[delivery]\n{}{}", settings.delivery, settings.tables);
+    let mut server = Server::prepared(&extra, settings.aliases);
+    server.configure("resolver = \"127.0.0.1:9\"\n", "");
+    server.configure("smtp = [\"127.0.0.1:0\"]", "smtp = [\"0.0.0.0:25\"]");
+    server.run_as(host.around(&server.command()));
+    server
+}
+
+/// See [`server_on`].
+pub const AT_HOME: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 25);
