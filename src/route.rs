@@ -11,7 +11,6 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::aliases::Aliases;
 use crate::config::Config;
-use crate::limits;
 use crate::mail::address::{Address, Domain, ForwardPath, Host, ReversePath};
 use crate::mail::envelope::Envelope;
 use crate::mail::next_hop::NextHop;
@@ -223,6 +222,7 @@ const POSTMASTER: &str = "postmaster";
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits;
     use std::path::Path;
 
     fn site(users: &[&str], aliases: &str) -> Site {

@@ -34,7 +34,7 @@ use crate::delivery::Deliverer;
 use crate::dns::{self, Resolver};
 use crate::io::account;
 use crate::io::listener::{self, Arrival};
-use crate::io::stream::{Connections, Full, Place};
+use crate::io::stream::{Connections, Full, Pace, Place};
 use crate::limits;
 use crate::mail::reply::{self, Reply};
 use crate::maillog;
@@ -151,8 +151,9 @@ impl Server {
         let deliverer = Arc::new(Deliverer::new(&config.delivery, resolver));
         let (smtp, pop3) = capacity::connections(&config.limits);
         let (names, name_thread) = dns::reverse_names();
-        let smtp_server = Arc::new(smtpd::connection::Server { spool: spool.clone(), site: site.clone(), names });
-        let pop3_server = Arc::new(pop3::connection::Server::new(site.clone()));
+        let smtp_server =
+            Arc::new(smtpd::connection::Server { spool: spool.clone(), site: site.clone(), names, pace: Pace::CLIENT });
+        let pop3_server = Arc::new(pop3::connection::Server::new(site.clone(), Pace::CLIENT));
         maillog::started(&config.hostname, &config.spool, method.name(), spool.queued());
 
         let writer = threads::writer(spool.clone(), writer)?;
