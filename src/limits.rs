@@ -71,6 +71,10 @@ pub const DATA_RATE: u64 = 100;
 /// How long a write to a client may stand still.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(180);
 
+/// How long all writes of a connection may wait together, plus one second for each [`DATA_RATE`] octets: a POP3 client that
+/// reads a list octet by octet would keep its mailbox shut for days.
+pub const WRITE_WAITS: Duration = Duration::from_secs(600);
+
 /// How long a POP3 client may be silent: RFC 1939 §3 asks for 10 minutes at least.
 pub const POP3_TIMEOUT: Duration = Duration::from_secs(600);
 

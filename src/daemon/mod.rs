@@ -14,6 +14,7 @@
 //! What keeps it from starting is a [`StartError`] with what to do. Once it runs, nothing but a signal ends it.
 
 mod capacity;
+mod cgroup;
 mod reload;
 mod threads;
 
@@ -34,14 +35,13 @@ use crate::delivery::Deliverer;
 use crate::dns::{self, Resolver};
 use crate::io::account;
 use crate::io::listener::{self, Arrival};
-use crate::io::stream::{Connections, Full, Place};
+use crate::io::stream::{Connections, Full, Pace, Place};
 use crate::limits;
 use crate::mail::reply::{self, Reply};
 use crate::maillog;
-use crate::route::{CurrentSite, Site};
 use crate::spool::{Pickup, Spool, Watch};
 use crate::{pop3, smtpd};
-use reload::Reloader;
+use reload::{Loaded, Reloader};
 
 /// What keeps the server from starting.
 #[derive(Debug)]
@@ -78,8 +78,8 @@ fn unavailable(doing: impl fmt::Display, error: &io::Error, mend: &str) -> Start
 
 /// Runs the server until SIGTERM or SIGINT.
 pub fn serve(config_path: &Path) -> Result<(), StartError> {
-    let site = reload::load(config_path).map_err(StartError::Wrong)?;
-    let config = site.config.clone();
+    let loaded = reload::load(config_path).map_err(StartError::Wrong)?;
+    let config = loaded.site.config.clone();
     let signals = Signals::new([SIGHUP, SIGTERM, SIGINT]).map_err(|error| unavailable("catch signals", &error, ""))?;
     let ports = Ports::bind(&config)?;
     if let Some(account) = &config.run_as {
@@ -89,7 +89,7 @@ pub fn serve(config_path: &Path) -> Result<(), StartError> {
         unavailable(format!("open the log {}", config.log), &error, "make its folder, or set log in the configuration")
     })?;
     threads::log_panics();
-    let server = Server::start(site, config_path, ports)?;
+    let server = Server::start(loaded, config_path, ports)?;
     server.run(signals);
     Ok(())
 }
@@ -134,8 +134,8 @@ struct Server {
 }
 
 impl Server {
-    fn start(site: Site, config_path: &Path, ports: Ports) -> Result<Server, StartError> {
-        let config = site.config.clone();
+    fn start(loaded: Loaded, config_path: &Path, ports: Ports) -> Result<Server, StartError> {
+        let config = loaded.site.config.clone();
         let (spool, writer) = Spool::open(&config.spool).map_err(|error| {
             let mend = match error.kind() {
                 io::ErrorKind::WouldBlock => "another postrider has this spool open; stop it first",
@@ -147,14 +147,15 @@ impl Server {
         let watch = Watch::new(&spool).map_err(|error| unavailable("watch the spool", &error, ""))?;
         let pickup = Pickup::new(&spool).map_err(|error| unavailable("watch the drop folder", &error, ""))?;
         let (spool, method) = (Arc::new(spool), writer.method());
-        let site = Arc::new(CurrentSite::new(site));
         let resolver = Arc::new(Resolver::new(config.dns.resolver));
-        let reloader = Arc::new(Reloader::new(config_path, site.clone(), resolver.clone()));
+        let reloader = Arc::new(Reloader::new(config_path, loaded, resolver.clone()));
+        let site = reloader.site();
         let deliverer = Arc::new(Deliverer::new(&config.delivery, resolver));
         let (smtp, pop3) = capacity::connections(&config.limits);
         let (names, name_thread) = dns::reverse_names();
-        let smtp_server = Arc::new(smtpd::connection::Server { spool: spool.clone(), site: site.clone(), names });
-        let pop3_server = Arc::new(pop3::connection::Server::new(site.clone()));
+        let smtp_server =
+            Arc::new(smtpd::connection::Server { spool: spool.clone(), site: site.clone(), names, pace: Pace::CLIENT });
+        let pop3_server = Arc::new(pop3::connection::Server::new(site.clone(), Pace::CLIENT));
         maillog::started(&config.hostname, &config.spool, method.name(), spool.queued());
 
         let writer = threads::writer(spool.clone(), writer)?;
