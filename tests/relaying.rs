@@ -165,7 +165,7 @@ fn what_an_alias_sends_on_comes_back_to_its_first_sender() {
     let Some(world) = World::new(RECORDS) else { return };
     let (far, zoe) = (world.exchanger(2, &[], never), world.exchanger(3, &[], never));
     let aliases = "bob: carol@far.example";
-    let tables = "[relay]\nsrs_secret = \"a secret\"\n";
+    let tables = "[relay]\nsrs_secret = \"a secret of this test\"\n";
     let server = world.server(&Settings { tables, aliases, ..Settings::default() });
     server.submit("<zoe@zoe.example>", &["<bob@example.org>"], MESSAGE);
     wait_for(&far, 1);
@@ -197,7 +197,7 @@ fn what_fails_behind_an_alias_is_told_to_its_first_sender() {
     let Some(world) = World::new(RECORDS) else { return };
     let _far = world.exchanger(2, &[], |line| line.starts_with("RCPT").then(|| say("550 5.1.1 nobody")));
     let zoe = world.exchanger(3, &[], never);
-    let tables = "[relay]\nsrs_secret = \"a secret\"\n";
+    let tables = "[relay]\nsrs_secret = \"a secret of this test\"\n";
     let server = world.server(&Settings { tables, aliases: "bob: carol@far.example", ..Settings::default() });
     server.submit("<zoe@zoe.example>", &["<bob@example.org>"], MESSAGE);
     let report = &wait_for(&zoe, 1)[0];
@@ -231,10 +231,8 @@ fn eight_bit_text_is_converted_only_where_it_has_to_be_and_may_be() {
     let (mail, message) = arrived.unwrap();
     assert!(!mail.contains("BODY=") && message.is_ascii() && message.ends_with("\r\n\r\nstra=C3=9Fe\r\n"), "{message}");
 
-    for hop in ["far.example", "mx:far.example"] {
-        let (_, arrived) = through(&world, &[], &format!("[relay]\neight_bit = [\"{hop}\"]\n"), EIGHT_BIT);
-        assert!(arrived.unwrap().1.ends_with(EIGHT_BIT), "{hop} takes it as it is");
-    }
+    let (_, arrived) = through(&world, &[], "[relay]\neight_bit = [\"mx:far.example\"]\n", EIGHT_BIT);
+    assert!(arrived.unwrap().1.ends_with(EIGHT_BIT), "it takes it as it is");
 
     let signed = format!("DKIM-Signature: v=1; d=example.org\r\n{EIGHT_BIT}");
     let (server, arrived) = through(&world, &[], "", &signed);

@@ -218,7 +218,8 @@ fn what_fails_on_a_list_is_for_its_owner_and_the_sender_hears_of_the_list() {
     assert_eq!(values(&to_owner, "Action"), ["failed"]);
     let to_sender = only_report(&server, "ann@example.org");
     assert_eq!(values(&to_sender, "Final-Recipient"), ["rfc822; team@example.org"]);
-    assert_eq!(values(&to_sender, "Action"), ["expanded"]);
+    // RFC 3461 §5.2.7.3: it has come where it was sent.
+    assert_eq!(values(&to_sender, "Action"), ["delivered"]);
     assert!(!to_sender.contains("far.example"), "who is on the list is no business of the sender's:\n{to_sender}");
     let lines = far.lines();
     assert!(lines.iter().any(|line| line.starts_with("MAIL FROM:<owner-team@example.org>")), "{lines:#?}");
