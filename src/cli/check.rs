@@ -10,6 +10,7 @@ use std::path::Path;
 
 use ipnet::IpNet;
 
+use super::finding::{Finding, Level};
 use super::{Failure, become_run_as, exit, host, print};
 use crate::aliases::Aliases;
 use crate::config::Config;
@@ -18,43 +19,6 @@ use crate::limits;
 use crate::mail::address::{Address, Domain, ReversePath};
 use crate::route::{End, Place, Site};
 use crate::users::Users;
-
-/// How bad it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
-    /// As it should be.
-    Ok,
-    /// The server runs; it may not do what was meant.
-    Warning,
-    /// The server, or a part of it, does not work.
-    Error,
-}
-
-/// One thing that was looked at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// How bad it is.
-    pub level: Level,
-    /// What it is, where, and what would be right.
-    pub text: String,
-}
-
-impl Finding {
-    /// As it should be.
-    pub fn ok(text: impl Into<String>) -> Finding {
-        Finding { level: Level::Ok, text: text.into() }
-    }
-
-    /// Perhaps not what was meant.
-    pub fn warning(text: impl Into<String>) -> Finding {
-        Finding { level: Level::Warning, text: text.into() }
-    }
-
-    /// Wrong.
-    pub fn error(text: impl Into<String>) -> Finding {
-        Finding { level: Level::Error, text: text.into() }
-    }
-}
 
 /// Prints what there is to say, and returns the exit code.
 pub fn run(config_path: &Path, offline: bool) -> Result<u8, Failure> {
