@@ -195,6 +195,19 @@ impl Site {
         }
     }
 
+    /// The addresses that the alias `name` has, at the local domains.
+    pub fn addresses_of(&self, name: &str) -> Vec<Address> {
+        let (local_part, only) = match name.rsplit_once('@') {
+            // Whatever else is sent to the domain: a name that nobody has stands for it.
+            Some(("", domain)) => ("?", Some(domain)),
+            Some((local_part, domain)) => (local_part, Some(domain)),
+            None => (name, None),
+        };
+        let domains =
+            self.config.local_domains.iter().filter(|local| only.is_none_or(|domain| domain == local.as_str()));
+        domains.filter_map(|domain| Address::new(local_part, domain.clone()).ok()).collect()
+    }
+
     /// Whether mail may be put into the mailbox of `address`, which a route ended in: now, or before a change.
     pub fn has_mailbox(&self, address: &Address) -> bool {
         self.users.contains(address) || *address == self.postmaster_mailbox()

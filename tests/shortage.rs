@@ -4,6 +4,7 @@
 mod support;
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -132,4 +133,87 @@ fn without_descriptors_a_new_client_is_told_and_the_others_are_served() {
     server.logged(&[" shortage ", "accept"]);
     survives_the_shortage(&server, served);
     assert_eq!(server.log().matches(" shortage ").count(), 1, "it is said once");
+}
+
+/// A small filesystem for the spool of a server; gone with the value.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(path: PathBuf, options: &str) -> SmallDisk {
+        fs::create_dir(&path).unwrap();
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&path).status();
+        assert!(mount.unwrap().success());
+        SmallDisk(path)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// A client past EHLO.
+fn greeted(server: &Server) -> Client {
+    let mut client = server.smtp();
+    client.expect("220");
+    client.ask("EHLO client.example", "250");
+    client
+}
+
+#[test]
+fn a_full_disk_refuses_new_mail_delivers_the_old_and_needs_no_restart() {
+    if !is_root("a_full_disk_refuses_new_mail_delivers_the_old_and_needs_no_restart") {
+        return;
+    }
+    let mut server = Server::prepared("[limits]\nfree_space = \"1MiB\"\n", "");
+    let disk = SmallDisk::mount(server.path("spool"), "size=16m");
+    server.run();
+    let mut client = greeted(&server);
+    // What is announced counts as if it were there.
+    client.ask("MAIL FROM:<s@far.example> SIZE=20000000", "452 4.3.1");
+    client.ask("MAIL FROM:<s@far.example> SIZE=10000000", "250");
+    client.ask("RCPT TO:<ann@example.org>", "250");
+    let held = "X-Sender: <s@far.example>\r\nX-Receiver: <bob@example.org>\r\nSubject: old\r\n\r\n";
+    fs::write(disk.0.join("hold/0TQXGV0000001.eml"), held).unwrap();
+
+    // It fills up while a message comes.
+    client.ask("DATA", "354");
+    client.send(b"Subject: late\r\n\r\n");
+    let mut fill = fs::File::create(disk.0.join("fill")).unwrap();
+    while fill.write_all(&[b'x'; 64 * 1024]).is_ok() {}
+    client.send("0123456789abcdef\r\n".repeat(100_000).as_bytes());
+    client.ask(".", "452 4.3.1");
+    client.ask("MAIL FROM:<s@far.example>", "452 4.3.1");
+    eventually("nothing is left of it", || files(&disk.0.join("tmp")).is_empty());
+    fill.set_len(fill.metadata().unwrap().len() - 512 * 1024).unwrap();
+    client.ask("MAIL FROM:<s@far.example>", "452 4.3.1");
+    fs::rename(disk.0.join("hold/0TQXGV0000001.eml"), disk.0.join("queue/0TQXGV0000001.eml")).unwrap();
+    server.wait_for("bob@example.org", 1);
+
+    drop(fill);
+    fs::remove_file(disk.0.join("fill")).unwrap();
+    client.ask("MAIL FROM:<s@far.example>", "250");
+    server.send(&["ann@example.org"], "Subject: new\r\n\r\n");
+    server.wait_for("ann@example.org", 1);
+}
+
+#[test]
+fn a_disk_without_inodes_refuses_new_mail_and_needs_no_restart() {
+    if !is_root("a_disk_without_inodes_refuses_new_mail_and_needs_no_restart") {
+        return;
+    }
+    let mut server = Server::prepared("[limits]\nfree_space = \"1MiB\"\n", "");
+    let disk = SmallDisk::mount(server.path("spool"), "size=16m,nr_inodes=600");
+    server.run();
+    let mut client = greeted(&server);
+    client.ask("MAIL FROM:<s@far.example>", "250");
+    client.ask("RSET", "250");
+    let many = disk.0.join("many");
+    fs::create_dir(&many).unwrap();
+    (0..400).for_each(|number| fs::write(many.join(number.to_string()), "").unwrap());
+    client.ask("MAIL FROM:<s@far.example>", "452 4.3.1");
+    fs::remove_dir_all(&many).unwrap();
+    server.send(&["ann@example.org"], "Subject: new\r\n\r\n");
+    server.wait_for("ann@example.org", 1);
 }

@@ -5,6 +5,7 @@
 //! stands in [`exit`].
 
 mod check;
+mod finding;
 mod host;
 mod onward;
 mod password;

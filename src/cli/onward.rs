@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::check::{Finding, addresses_of, heard_outside};
-use crate::config::Config;
+use super::finding::Finding;
+use crate::config::{Config, Listen};
 use crate::dns::Resolver;
 use crate::mail::address::ReversePath;
 use crate::mail::next_hop::NextHop;
@@ -63,11 +63,11 @@ fn is_read_by_others(config_path: &Path) -> Option<Finding> {
 
 /// Aliases that send strangers' mail on with the strangers' senders, which SPF forbids this host to use.
 pub fn aliases(site: &Site) -> Option<Finding> {
-    heard_outside(&site.config.listen.smtp).filter(|_| site.config.relay.srs_secret.is_none())?;
+    Listen::outside(&site.config.listen.smtp).filter(|_| site.config.relay.srs_secret.is_none())?;
     let stranger = ReversePath::Address("someone@stranger.invalid".parse().ok()?);
     let keeps_sender = |end: &End| matches!(end.place, Place::NextHop(_)) && end.reverse_path == stranger;
     let leaves = |name: &&str| {
-        let mut addresses = addresses_of(site, name).into_iter();
+        let mut addresses = site.addresses_of(name).into_iter();
         addresses.any(|address| site.route(&address, &stranger).ends.iter().any(keeps_sender))
     };
     let mut names: Vec<&str> = site.aliases.names().map(|(name, _)| name).filter(leaves).collect();
@@ -132,7 +132,7 @@ fn code(cause: &Cause) -> Option<(u16, u16)> {
 mod tests {
     use super::*;
     use crate::aliases::Aliases;
-    use crate::cli::check::Level;
+    use crate::cli::finding::Level;
     use crate::dns::{Mx, NoAnswer};
     use crate::mail::address::Domain;
     use std::cell::Cell;

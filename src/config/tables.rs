@@ -26,6 +26,13 @@ pub struct Listen {
     pub pop3: Vec<SocketAddr>,
 }
 
+impl Listen {
+    /// One of these addresses that other hosts can connect to.
+    pub fn outside(addresses: &[SocketAddr]) -> Option<&SocketAddr> {
+        addresses.iter().find(|address| !address.ip().to_canonical().is_loopback())
+    }
+}
+
 /// Who may send where.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields, default)]
