@@ -1,10 +1,15 @@
-//! A next hop that does what real ones do not: for one connection, a closure says what each command is answered with.
+//! A next hop that does what real ones do not: for each connection, a closure says what each command is answered with.
 
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
-use super::PATIENCE;
+use socket2::SockRef;
+
+use super::{PATIENCE, eventually};
 
 /// What the hop does when something came in.
 pub enum Act {
@@ -16,10 +21,14 @@ pub enum Act {
     Last(String),
     /// Says them and is gone, with whatever it has not read.
     Gone(String),
-    /// Asks for a message, reads this many octets of it, says the line and is gone.
-    Halfway(usize, &'static str),
+    /// Asks for a message, and does this once it has read so many octets of it.
+    Halfway(usize, Box<Act>),
+    /// Is gone with a reset.
+    Reset,
     /// Says nothing and waits until the peer leaves.
     Silence,
+    /// Neither says nor reads anything for so long, and is gone.
+    Deaf(Duration),
     /// Says this again and again until the peer leaves.
     Flood(&'static str),
 }
@@ -35,6 +44,10 @@ pub struct Heard {
     pub lines: Vec<String>,
     /// As they were on the wire, whole ones only.
     pub messages: Vec<Vec<u8>>,
+    /// How many of them it said yes to, to the last octet.
+    pub taken: usize,
+    /// How many it said no to.
+    pub refused: usize,
     /// How often a command was there before the one before it was answered.
     pub ahead: usize,
 }
@@ -63,12 +76,7 @@ impl Hop {
         let address = listener.local_addr().unwrap();
         let thread = thread::spawn(move || {
             let (stream, _) = listener.accept().unwrap();
-            stream.set_nodelay(true).unwrap();
-            stream.set_read_timeout(Some(PATIENCE)).unwrap();
-            let input = BufReader::new(stream.try_clone().unwrap());
-            let mut serving = Serving { stream, input, left: octets, held: String::new(), heard: Heard::default() };
-            serving.run(answer);
-            serving.heard
+            Serving::listen_to(stream, octets, answer)
         });
         Hop { address, thread }
     }
@@ -83,6 +91,62 @@ impl Hop {
     pub fn heard(self) -> Heard {
         self.thread.join().unwrap()
     }
+}
+
+/// What is asked in one session, and after how many octets it closes.
+pub type Script = (usize, Box<dyn FnMut(&str) -> Act + Send>);
+
+/// What the hops of a street heard, session by session; `None` while one is under way.
+type Book = Arc<Mutex<HashMap<Ipv4Addr, Vec<Option<Heard>>>>>;
+
+/// As many next hops as 127.0.0.0/8 has addresses, all at one port: each has sessions until the tests end.
+pub struct Street {
+    pub port: u16,
+    book: Book,
+}
+
+impl Street {
+    /// `script` is asked for each session, with the address of the hop and how many sessions it had before.
+    pub fn open(script: impl Fn(Ipv4Addr, usize) -> Script + Send + 'static) -> Street {
+        Street::at(TcpListener::bind("0.0.0.0:0").unwrap(), script)
+    }
+
+    /// As [`Street::open`], with a listener of one's own.
+    pub fn at(listener: TcpListener, script: impl Fn(Ipv4Addr, usize) -> Script + Send + 'static) -> Street {
+        let street = Street { port: listener.local_addr().unwrap().port(), book: Book::default() };
+        let book = Arc::clone(&street.book);
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let Ok(SocketAddr::V4(address)) = stream.as_ref().unwrap().local_addr() else { continue };
+                if address.ip().is_loopback() {
+                    visit(stream.unwrap(), *address.ip(), &book, &script);
+                }
+            }
+        });
+        street
+    }
+
+    /// What one hop heard. Waits until its peers have left.
+    pub fn heard(&self, hop: Ipv4Addr) -> Vec<Heard> {
+        let is_over = |sessions: &Vec<Option<Heard>>| sessions.iter().all(Option::is_some);
+        eventually("the sessions are over", || self.book.lock().unwrap().get(&hop).is_none_or(is_over));
+        self.book.lock().unwrap().remove(&hop).into_iter().flatten().flatten().collect()
+    }
+}
+
+fn visit(stream: TcpStream, hop: Ipv4Addr, book: &Book, script: &impl Fn(Ipv4Addr, usize) -> Script) {
+    let at = {
+        let mut book = book.lock().unwrap();
+        let sessions = book.entry(hop).or_default();
+        sessions.push(None);
+        sessions.len() - 1
+    };
+    let (octets, answer) = script(hop, at);
+    let book = Arc::clone(book);
+    thread::spawn(move || {
+        let heard = Serving::listen_to(stream, octets, answer);
+        book.lock().unwrap().get_mut(&hop).unwrap()[at] = Some(heard);
+    });
 }
 
 /// The reply to EHLO.
@@ -108,23 +172,77 @@ struct Serving {
     input: BufReader<TcpStream>,
     left: usize,
     held: String,
+    /// The whole message is there, and not answered.
+    ended: bool,
     heard: Heard,
 }
 
 impl Serving {
+    fn listen_to(stream: TcpStream, octets: usize, answer: impl FnMut(&str) -> Act) -> Heard {
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let input = BufReader::new(stream.try_clone().unwrap());
+        let mut serving =
+            Serving { stream, input, left: octets, held: String::new(), ended: false, heard: Heard::default() };
+        serving.run(answer);
+        serving.heard
+    }
+
     fn run(&mut self, mut answer: impl FnMut(&str) -> Act) {
         let mut line = "CONNECT".to_owned();
         loop {
             let act = answer(&line);
-            let wants_message = line == "DATA" && matches!(&act, Act::Say(text) if text.starts_with("354"));
-            if !self.act(act) {
-                return;
-            }
+            let Some(wants_message) = self.turn(&line, act) else { return };
             let next = if wants_message { self.message() } else { self.command() };
             let Some(next) = next else { return };
             self.heard.lines.push(next.clone());
             line = next;
         }
+    }
+
+    /// Answers one command. Says whether a message follows, or nothing if the session is over.
+    fn turn(&mut self, line: &str, act: Act) -> Option<bool> {
+        let chunk =
+            line.strip_prefix("BDAT ").map(|size| size.strip_suffix(" LAST").unwrap().parse::<usize>().unwrap());
+        let wants_message = match &act {
+            Act::Say(text) => line == "DATA" && text.starts_with("354"),
+            Act::Halfway(..) => chunk.is_none(),
+            _ => false,
+        };
+        let act = match (act, chunk) {
+            (Act::Halfway(octets, act), None) => {
+                self.say("354 go on");
+                self.read(octets)?;
+                *act
+            }
+            (Act::Halfway(octets, act), Some(size)) => {
+                self.read(octets)?;
+                if !self.act(*act) {
+                    return None;
+                }
+                let rest = self.read(size - octets)?;
+                self.note(rest);
+                Act::Say("250 2.0.0 taken".to_owned())
+            }
+            (act, Some(size)) => {
+                let content = self.read(size)?;
+                self.note(content);
+                act
+            }
+            (act, None) => act,
+        };
+        self.act(act).then_some(wants_message)
+    }
+
+    fn read(&mut self, octets: usize) -> Option<Vec<u8>> {
+        let mut content = vec![0; octets];
+        self.input.read_exact(&mut content).ok().map(|()| content)
+    }
+
+    /// A message came to its end. One for nobody has but its dot.
+    fn note(&mut self, content: Vec<u8>) {
+        self.ended = content.len() > 3;
+        self.heard.messages.push(content);
     }
 
     fn act(&mut self, act: Act) -> bool {
@@ -139,10 +257,13 @@ impl Serving {
                 self.say(&text);
                 return false;
             }
-            Act::Halfway(octets, text) => {
-                self.say("354 go on");
-                let _ = self.input.read_exact(&mut vec![0; octets]);
-                self.say(text);
+            Act::Halfway(..) => panic!("there is no message now"),
+            Act::Reset => {
+                SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
+                return false;
+            }
+            Act::Deaf(time) => {
+                thread::sleep(time);
                 return false;
             }
             Act::Silence => {
@@ -161,6 +282,10 @@ impl Serving {
         let end = if text.is_empty() { "" } else { "\r\n" };
         let octets = format!("{}{text}{end}", std::mem::take(&mut self.held)).into_bytes();
         let kept = octets.len().min(self.left);
+        if std::mem::take(&mut self.ended) && kept == octets.len() {
+            self.heard.taken += usize::from(text.starts_with('2'));
+            self.heard.refused += usize::from(text.starts_with(['4', '5']));
+        }
         let _ = self.stream.write_all(&octets[..kept]);
         self.left -= kept;
         if self.left == 0 {
@@ -178,12 +303,6 @@ impl Serving {
         let line = self.line()?;
         let line = String::from_utf8(line).unwrap();
         let line = line.strip_suffix("\r\n").expect("a command ends with CR LF").to_owned();
-        if let Some(chunk) = line.strip_prefix("BDAT ") {
-            let size: usize = chunk.strip_suffix(" LAST").unwrap().parse().unwrap();
-            let mut content = vec![0; size];
-            self.input.read_exact(&mut content).ok()?;
-            self.heard.messages.push(content);
-        }
         Some(line)
     }
 
@@ -193,7 +312,7 @@ impl Serving {
             let line = self.line()?;
             content.extend_from_slice(&line);
             if line == b".\r\n" {
-                self.heard.messages.push(content);
+                self.note(content);
                 return Some(".".to_owned());
             }
         }

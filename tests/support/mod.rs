@@ -6,6 +6,7 @@ pub mod net;
 pub mod next_hop;
 pub mod parcel;
 pub mod postfix;
+pub mod sink;
 pub mod zone;
 
 use std::fs;
