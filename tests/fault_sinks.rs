@@ -24,11 +24,22 @@ enum Due {
 
 const REFUSED: Due = Due::Report(REFUSAL.0, REFUSAL.1);
 
-/// Every switch at every command that it knows.
-fn faults() -> Vec<(Vec<String>, Due)> {
+const COMMANDS: [&str; 7] = ["connect", "ehlo", "mail", "rcpt", "data", ".", "quit"];
+/// Drops, says 421 and drops, says 4yz, says 5yz, is silent for longer than is waited.
+const SWITCHES: [&str; 5] = ["-q", "-Q", "-r", "-f", "-W"];
+
+/// One sink and the message to it.
+struct Case {
+    name: String,
+    due: Due,
+    sink: Sink,
+}
+
+/// Every switch at every command that it knows, by its name.
+fn faults() -> Vec<(String, Vec<String>, Due)> {
     let mut faults = Vec::new();
-    for command in ["connect", "ehlo", "mail", "rcpt", "data", ".", "quit"] {
-        for switch in ["-q", "-Q", "-r", "-f", "-W"] {
+    for command in COMMANDS {
+        for switch in SWITCHES {
             let due = match (command, switch) {
                 ("quit", _) | ("ehlo", "-f") => Due::Once,
                 // It has no switch for a slow greeting.
@@ -42,7 +53,7 @@ fn faults() -> Vec<(Vec<String>, Due)> {
                 "-W" => vec!["-p".to_owned(), "-W".to_owned(), format!("{command}:5")],
                 _ => vec![switch.to_owned(), command.to_owned()],
             };
-            faults.push((switches, due));
+            faults.push((format!("{switch} {command}"), switches, due));
         }
     }
     for (switches, due) in [
@@ -52,7 +63,7 @@ fn faults() -> Vec<(Vec<String>, Due)> {
         (&["-e"], Due::Once),
         (&["-p"], Due::Once),
     ] {
-        faults.push((switches.iter().map(|switch| (*switch).to_owned()).collect(), due));
+        faults.push((switches.join(" "), switches.iter().map(|switch| (*switch).to_owned()).collect(), due));
     }
     faults
 }
@@ -62,54 +73,84 @@ fn every_switch_of_smtp_sink_at_every_command() {
     if !support::have("smtp-sink", "every_switch_of_smtp_sink_at_every_command") {
         return;
     }
-    let mut sinks: Vec<(String, Due, Sink)> = Vec::new();
-    for (switches, due) in faults() {
+    let start = |(name, switches, due): (String, Vec<String>, Due)| {
         let mut all = vec!["-b", "450 4.7.1 not now", "-B", REFUSAL.0];
         all.extend(switches.iter().map(String::as_str));
-        sinks.push((switches.join(" "), due, Sink::start(&all)));
-    }
-    let mut server = Server::start(&configuration(&sinks));
-    for at in 0..sinks.len() {
+        Case { name, due, sink: Sink::start(&all) }
+    };
+    let mut cases: Vec<Case> = faults().into_iter().map(start).collect();
+    let mut server = Server::start(&configuration(&cases));
+    for at in 0..cases.len() {
         submit(&server, at);
     }
-    let mut waiting: Vec<usize> =
-        (0..sinks.len()).filter(|at| matches!(sinks[*at].1, Due::Later | Due::Again)).collect();
-    let deferred = waiting.clone();
-    eventually("all of them are deferred", || {
-        let log = server.log();
-        let is_deferred =
-            |at: &mut usize| log.lines().any(|line| line.contains(&format!(" deferred to=x@s{at}.far.example ")));
-        // Before it is tried again.
-        waiting.extract_if(.., is_deferred).for_each(|at| sinks[at].2.stop());
-        waiting.is_empty()
-    });
-    let good: HashMap<usize, Sink> =
-        deferred.into_iter().map(|at| (at, Sink::start_at(sinks[at].2.address, &[]))).collect();
+    let good = mend(&server, &mut cases);
     eventually("the queue is empty", || files(&server.path("spool/queue")).is_empty());
     assert_eq!(server.stop(), Some(0));
     let reports = server.mailbox("ann@example.org");
     let reports: Vec<String> = reports.iter().map(|octets| String::from_utf8_lossy(octets).into_owned()).collect();
-    for (at, (switches, due, sink)) in sinks.iter().enumerate() {
-        let line = format!("This is message {at}.");
-        let copies = (sink.count(&line), good.get(&at).map_or(0, |good| good.count(&line)));
-        let about = format!("Final-Recipient: rfc822; x@s{at}.far.example\r\n");
-        let told: Vec<&String> = reports.iter().filter(|report| report.contains(&about)).collect();
-        let is_right = match due {
-            Due::Once => copies == (1, 0) && told.is_empty(),
-            Due::Later => copies == (0, 1) && told.is_empty(),
-            Due::Again => copies.0 <= 1 && copies.1 == 1 && told.is_empty(),
-            Due::Report(reply, status) => matches!(told.as_slice(), [report] if is_refusal(report, (reply, status))),
-        };
-        assert!(is_right, "smtp-sink {switches}: {copies:?} copies, {} reports", told.len());
-    }
-    let refused = sinks.iter().filter(|(_, due, _)| matches!(due, Due::Report(..))).count();
+    let became = |(at, case): (usize, &Case)| (case.name.clone(), case.became(at, good.get(&at), &reports));
+    let became: Vec<(String, String)> = cases.iter().enumerate().map(became).collect();
+    print(&became);
+    let refused = cases.iter().filter(|case| matches!(case.due, Due::Report(..))).count();
     assert_eq!(reports.len(), refused, "nothing else came back");
 }
 
-fn configuration(sinks: &[(String, Due, Sink)]) -> String {
-    let hop =
-        |(at, (_, _, sink)): (usize, &(String, Due, Sink))| format!("\"s{at}.far.example\" = \"{}\"", sink.address);
-    let hops: Vec<String> = sinks.iter().enumerate().map(hop).collect();
+/// Ends each sink whose message was deferred, before it is tried again, and then puts good ones in their places.
+fn mend(server: &Server, cases: &mut [Case]) -> HashMap<usize, Sink> {
+    let deferred: Vec<usize> =
+        (0..cases.len()).filter(|at| matches!(cases[*at].due, Due::Later | Due::Again)).collect();
+    let mut waiting = deferred.clone();
+    eventually("all of them are deferred", || {
+        let log = server.log();
+        let is_deferred = |at: &mut usize| log.contains(&format!(" deferred to=x@s{at}.far.example "));
+        waiting.extract_if(.., is_deferred).for_each(|at| cases[at].sink.stop());
+        waiting.is_empty()
+    });
+    deferred.into_iter().map(|at| (at, Sink::start_at(cases[at].sink.address, &[]))).collect()
+}
+
+impl Case {
+    /// What became of the message, in words; fails the test if it is not what is due.
+    fn became(&self, at: usize, good: Option<&Sink>, reports: &[String]) -> String {
+        let line = format!("This is message {at}.");
+        let copies = (self.sink.count(&line), good.map_or(0, |good| good.count(&line)));
+        let about = format!("Final-Recipient: rfc822; x@s{at}.far.example\r\n");
+        let told: Vec<&String> = reports.iter().filter(|report| report.contains(&about)).collect();
+        let (is_right, words) = match self.due {
+            Due::Once => (copies == (1, 0) && told.is_empty(), "1 copy".to_owned()),
+            Due::Later => (copies == (0, 1) && told.is_empty(), "1 copy, later".to_owned()),
+            Due::Again => (copies.0 <= 1 && copies.1 == 1 && told.is_empty(), format!("1 copy (+{}), later", copies.0)),
+            Due::Report(reply, status) => {
+                let is_told = matches!(told.as_slice(), [report] if is_refusal(report, (reply, status)));
+                (is_told && copies.1 == 0, format!("DSN {status}"))
+            }
+        };
+        assert!(is_right, "smtp-sink {}: {copies:?} copies, {} reports", self.name, told.len());
+        words
+    }
+}
+
+/// In Markdown: the switches at each command, and the others.
+#[allow(clippy::print_stdout)]
+fn print(became: &[(String, String)]) {
+    let mut left: Vec<&(String, String)> = became.iter().collect();
+    let mut text = format!("\n| smtp-sink | {} |\n|{}\n", COMMANDS.join(" | "), " --- |".repeat(COMMANDS.len() + 1));
+    for switch in SWITCHES {
+        text.push_str(&format!("| `{switch}` |"));
+        for command in COMMANDS {
+            let name = format!("{switch} {command}");
+            let here = left.extract_if(.., |(found, _)| *found == name).map(|(_, words)| words.as_str()).next();
+            text.push_str(&format!(" {} |", here.unwrap_or("–")));
+        }
+        text.push('\n');
+    }
+    let others: Vec<String> = left.iter().map(|(name, words)| format!("`{name}`: {words}")).collect();
+    println!("{text}\n{}.\n(+1): one more that the first sink had whole, and did not say yes to.\n", others.join("; "));
+}
+
+fn configuration(cases: &[Case]) -> String {
+    let hop = |(at, case): (usize, &Case)| format!("\"s{at}.far.example\" = \"{}\"", case.sink.address);
+    let hops: Vec<String> = cases.iter().enumerate().map(hop).collect();
     format!(
         "[delivery]\nretry_min = \"1s\"\nretry_max = \"1s\"\nthreads = 64\nreply_timeout = \"2s\"\n[limits]\n\
          reports = 1000\n[relay]\ndomains = {{ {} }}\n",
