@@ -14,8 +14,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
-use support::hop::{Act, Heard, Script, Street, ehlo, say, usual};
+use support::hop::{Act, Heard, ehlo, say, usual};
 use support::sink::{REFUSAL, is_refusal};
+use support::street::{Script, Street};
 use support::{Server, eventually, files};
 
 const STAGES: [&str; 10] =

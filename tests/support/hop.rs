@@ -1,15 +1,16 @@
-//! A next hop that does what real ones do not: for each connection, a closure says what each command is answered with.
+//! A next hop that does what real ones do not: a closure says what each command is answered with. [`Hop`] takes one
+//! connection, [`Exchanger`] as many as come, [`super::street::Street`] is many hops.
 
-use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use socket2::SockRef;
 
-use super::{PATIENCE, eventually};
+use super::PATIENCE;
 
 /// What the hop does when something came in.
 pub enum Act {
@@ -76,7 +77,7 @@ impl Hop {
         let address = listener.local_addr().unwrap();
         let thread = thread::spawn(move || {
             let (stream, _) = listener.accept().unwrap();
-            Serving::listen_to(stream, octets, answer)
+            listen(stream, octets, answer)
         });
         Hop { address, thread }
     }
@@ -93,60 +94,69 @@ impl Hop {
     }
 }
 
-/// What is asked in one session, and after how many octets it closes.
-pub type Script = (usize, Box<dyn FnMut(&str) -> Act + Send>);
-
-/// What the hops of a street heard, session by session; `None` while one is under way.
-type Book = Arc<Mutex<HashMap<Ipv4Addr, Vec<Option<Heard>>>>>;
-
-/// As many next hops as 127.0.0.0/8 has addresses, all at one port: each has sessions until the tests end.
-pub struct Street {
-    pub port: u16,
-    book: Book,
+/// A host with good manners that takes every connection, and lets itself be looked at while they last. It stops
+/// listening with the value.
+pub struct Exchanger {
+    pub address: SocketAddr,
+    sessions: Arc<Mutex<Vec<Arc<Mutex<Heard>>>>>,
+    closing: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
 }
 
-impl Street {
-    /// `script` is asked for each session, with the address of the hop and how many sessions it had before.
-    pub fn open(script: impl Fn(Ipv4Addr, usize) -> Script + Send + 'static) -> Street {
-        Street::at(TcpListener::bind("0.0.0.0:0").unwrap(), script)
-    }
-
-    /// As [`Street::open`], with a listener of one's own.
-    pub fn at(listener: TcpListener, script: impl Fn(Ipv4Addr, usize) -> Script + Send + 'static) -> Street {
-        let street = Street { port: listener.local_addr().unwrap().port(), book: Book::default() };
-        let book = Arc::clone(&street.book);
-        thread::spawn(move || {
-            for stream in listener.incoming() {
-                let Ok(SocketAddr::V4(address)) = stream.as_ref().unwrap().local_addr() else { continue };
-                if address.ip().is_loopback() {
-                    visit(stream.unwrap(), *address.ip(), &book, &script);
-                }
+impl Exchanger {
+    /// It offers these extensions; `except` knows what it says instead of [`usual`], and begins anew with each connection.
+    pub fn start<F>(listener: TcpListener, offers: &[&str], except: F) -> Exchanger
+    where
+        F: FnMut(&str) -> Option<Act> + Clone + Send + 'static,
+    {
+        let (address, ehlo) = (listener.local_addr().unwrap(), ehlo(offers));
+        listener.set_nonblocking(true).unwrap();
+        let (sessions, closing) = (Arc::<Mutex<Vec<_>>>::default(), Arc::<AtomicBool>::default());
+        let (ours, is_closing) = (Arc::clone(&sessions), Arc::clone(&closing));
+        let thread = thread::spawn(move || {
+            while !is_closing.load(Ordering::Relaxed) {
+                let Ok((stream, _)) = listener.accept() else {
+                    thread::sleep(Duration::from_millis(2));
+                    continue;
+                };
+                let heard = Arc::<Mutex<Heard>>::default();
+                ours.lock().unwrap().push(Arc::clone(&heard));
+                let (mut except, ehlo) = (except.clone(), ehlo.clone());
+                thread::spawn(move || {
+                    let answer = |line: &str| except(line).unwrap_or_else(|| say(usual(line, &ehlo)));
+                    Serving::new(stream, usize::MAX, heard).run(answer);
+                });
             }
         });
-        street
+        Exchanger { address, sessions, closing, thread: Some(thread) }
     }
 
-    /// What one hop heard. Waits until its peers have left.
-    pub fn heard(&self, hop: Ipv4Addr) -> Vec<Heard> {
-        let is_over = |sessions: &Vec<Option<Heard>>| sessions.iter().all(Option::is_some);
-        eventually("the sessions are over", || self.book.lock().unwrap().get(&hop).is_none_or(is_over));
-        self.book.lock().unwrap().remove(&hop).into_iter().flatten().flatten().collect()
+    /// How many connections there were.
+    pub fn connections(&self) -> usize {
+        self.sessions.lock().unwrap().len()
+    }
+
+    /// All commands, by connection.
+    pub fn lines(&self) -> Vec<String> {
+        self.each(|heard| heard.lines.clone())
+    }
+
+    /// All messages as text, by connection, without the final dot.
+    pub fn messages(&self) -> Vec<String> {
+        let text = |message: &Vec<u8>| String::from_utf8_lossy(message).trim_end_matches(".\r\n").to_owned();
+        self.each(|heard| heard.messages.iter().map(text).collect())
+    }
+
+    fn each<T>(&self, part: impl Fn(&Heard) -> Vec<T>) -> Vec<T> {
+        self.sessions.lock().unwrap().iter().flat_map(|heard| part(&heard.lock().unwrap())).collect()
     }
 }
 
-fn visit(stream: TcpStream, hop: Ipv4Addr, book: &Book, script: &impl Fn(Ipv4Addr, usize) -> Script) {
-    let at = {
-        let mut book = book.lock().unwrap();
-        let sessions = book.entry(hop).or_default();
-        sessions.push(None);
-        sessions.len() - 1
-    };
-    let (octets, answer) = script(hop, at);
-    let book = Arc::clone(book);
-    thread::spawn(move || {
-        let heard = Serving::listen_to(stream, octets, answer);
-        book.lock().unwrap().get_mut(&hop).unwrap()[at] = Some(heard);
-    });
+impl Drop for Exchanger {
+    fn drop(&mut self) {
+        self.closing.store(true, Ordering::Relaxed);
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
 }
 
 /// The reply to EHLO.
@@ -167,6 +177,13 @@ pub fn usual(line: &str, ehlo: &str) -> String {
     }
 }
 
+/// One session: closes once it has said `octets`.
+pub fn listen(stream: TcpStream, octets: usize, answer: impl FnMut(&str) -> Act) -> Heard {
+    let heard = Arc::default();
+    Serving::new(stream, octets, Arc::clone(&heard)).run(answer);
+    std::mem::take(&mut *heard.lock().unwrap())
+}
+
 struct Serving {
     stream: TcpStream,
     input: BufReader<TcpStream>,
@@ -174,18 +191,19 @@ struct Serving {
     held: String,
     /// The whole message is there, and not answered.
     ended: bool,
-    heard: Heard,
+    heard: Arc<Mutex<Heard>>,
 }
 
 impl Serving {
-    fn listen_to(stream: TcpStream, octets: usize, answer: impl FnMut(&str) -> Act) -> Heard {
+    fn new(stream: TcpStream, left: usize, heard: Arc<Mutex<Heard>>) -> Serving {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let input = BufReader::new(stream.try_clone().unwrap());
-        let mut serving =
-            Serving { stream, input, left: octets, held: String::new(), ended: false, heard: Heard::default() };
-        serving.run(answer);
-        serving.heard
+        Serving { stream, input, left, held: String::new(), ended: false, heard }
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap()
     }
 
     fn run(&mut self, mut answer: impl FnMut(&str) -> Act) {
@@ -195,7 +213,7 @@ impl Serving {
             let Some(wants_message) = self.turn(&line, act) else { return };
             let next = if wants_message { self.message() } else { self.command() };
             let Some(next) = next else { return };
-            self.heard.lines.push(next.clone());
+            self.heard().lines.push(next.clone());
             line = next;
         }
     }
@@ -242,7 +260,7 @@ impl Serving {
     /// A message came to its end. One for nobody has but its dot.
     fn note(&mut self, content: Vec<u8>) {
         self.ended = content.len() > 3;
-        self.heard.messages.push(content);
+        self.heard().messages.push(content);
     }
 
     fn act(&mut self, act: Act) -> bool {
@@ -283,8 +301,8 @@ impl Serving {
         let octets = format!("{}{text}{end}", std::mem::take(&mut self.held)).into_bytes();
         let kept = octets.len().min(self.left);
         if std::mem::take(&mut self.ended) && kept == octets.len() {
-            self.heard.taken += usize::from(text.starts_with('2'));
-            self.heard.refused += usize::from(text.starts_with(['4', '5']));
+            self.heard().taken += usize::from(text.starts_with('2'));
+            self.heard().refused += usize::from(text.starts_with(['4', '5']));
         }
         let _ = self.stream.write_all(&octets[..kept]);
         self.left -= kept;
@@ -299,7 +317,8 @@ impl Serving {
     }
 
     fn command(&mut self) -> Option<String> {
-        self.heard.ahead += usize::from(!self.input.buffer().is_empty());
+        let is_ahead = !self.input.buffer().is_empty();
+        self.heard().ahead += usize::from(is_ahead);
         let line = self.line()?;
         let line = String::from_utf8(line).unwrap();
         let line = line.strip_suffix("\r\n").expect("a command ends with CR LF").to_owned();

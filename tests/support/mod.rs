@@ -7,6 +7,7 @@ pub mod next_hop;
 pub mod parcel;
 pub mod postfix;
 pub mod sink;
+pub mod street;
 pub mod zone;
 
 use std::fs;
