@@ -280,7 +280,9 @@ fn a_hop_that_refuses_halfway_is_quoted() {
         ("", "deferred 451 4.4.2 hop.example [127.0.0.1] closed the connection while we sent the message"),
     ] {
         for octets in [0, 200_000] {
-            let hop = Hop::polite(&["PIPELINING"], move |line| (line == "DATA").then_some(Act::Halfway(octets, words)));
+            let hop = Hop::polite(&["PIPELINING"], move |line| {
+                (line == "DATA").then(|| Act::Halfway(octets, Box::new(Act::Gone(words.into()))))
+            });
             let mut session = open(hop.address, LONG).unwrap();
             let sent = send(&mut session, 1, &mut Letter::of_size(20_000_000));
             assert_eq!(sent.outcomes, [None]);

@@ -5,14 +5,14 @@
 
 mod support;
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use postrider::relay::{Session, Stage};
 use support::hop::{Act, Heard, Hop, ehlo, say, usual};
 use support::parcel::{LONG, Letter, SHORT, open, outcomes, send, short};
+use support::sink::Sink;
 
 const STAGES: [&str; 6] = ["CONNECT", "EHLO", "MAIL", "RCPT", "DATA", "."];
 const FAULTS: [&str; 9] = ["4yz", "5yz", "421", "3yz", "drop", "silence", "rubbish", "endless", "early"];
@@ -171,35 +171,6 @@ fn a_hop_that_closes_after_any_octet() {
     }
 }
 
-/// A real hop with a fault switch.
-struct Sink(Child, SocketAddr);
-
-impl Sink {
-    fn start(switches: &[&str]) -> Sink {
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let mut command = Command::new("smtp-sink");
-        command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/bin");
-        if nix::unistd::geteuid().is_root() {
-            command.args(["-u", "nobody"]);
-        }
-        command.args(switches).arg(address.to_string()).arg("100").stdout(Stdio::null()).stderr(Stdio::null());
-        let sink = Sink(command.spawn().unwrap(), address);
-        let before = Instant::now();
-        while TcpStream::connect(address).is_err() {
-            assert!(before.elapsed() < LONG, "smtp-sink does not start");
-            thread::sleep(Duration::from_millis(10));
-        }
-        sink
-    }
-}
-
-impl Drop for Sink {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn faults_of_smtp_sink() {
     if !support::have("smtp-sink", "faults_of_smtp_sink") {
@@ -236,7 +207,7 @@ fn faults_of_smtp_sink() {
         (&["-p", "-q", "data"], "-"),
     ] {
         let sink = Sink::start(switches);
-        let (got, session) = got(sink.1, LONG);
+        let (got, session) = got(sink.address, LONG);
         assert!(got[0].starts_with(expected), "{switches:?}: {got:?}");
         if let Some(session) = session {
             session.quit();

@@ -134,9 +134,12 @@ impl Spool {
 
     /// Writes down what became of an entry and does what follows. An error leaves the outcome in memory.
     fn write_outcome(&self, id: QueueId, settlement: Settlement) -> io::Result<()> {
+        let begun = Now::read().boot;
         match self.try_write_outcome(id, &settlement) {
             Ok(Wrote::Waits) => {
-                self.wait_again(id, settlement.retry, settlement.broken_off);
+                // As the state says, however slow the disk: another time there would be a change by hand.
+                let left = settlement.retry.saturating_sub(Now::read().boot.saturating_sub(begun));
+                self.wait_again(id, left, settlement.broken_off);
                 // Moved between the look above and now, it was nobody's change by hand to notice.
                 if !self.folders.eml(id).exists() {
                     self.gone(id);

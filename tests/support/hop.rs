@@ -1,5 +1,5 @@
 //! A next hop that does what real ones do not: a closure says what each command is answered with. [`Hop`] takes one
-//! connection, [`Exchanger`] as many as come.
+//! connection, [`Exchanger`] as many as come, [`super::street::Street`] is many hops.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
+
+use socket2::SockRef;
 
 use super::PATIENCE;
 
@@ -20,10 +22,14 @@ pub enum Act {
     Last(String),
     /// Says them and is gone, with whatever it has not read.
     Gone(String),
-    /// Asks for a message, reads this many octets of it, says the line and is gone.
-    Halfway(usize, &'static str),
+    /// Asks for a message, and does this once it has read so many octets of it.
+    Halfway(usize, Box<Act>),
+    /// Is gone with a reset.
+    Reset,
     /// Says nothing and waits until the peer leaves.
     Silence,
+    /// Neither says nor reads anything for so long, and is gone.
+    Deaf(Duration),
     /// Says this again and again until the peer leaves.
     Flood(&'static str),
 }
@@ -39,6 +45,10 @@ pub struct Heard {
     pub lines: Vec<String>,
     /// As they were on the wire, whole ones only.
     pub messages: Vec<Vec<u8>>,
+    /// How many of them it said yes to, to the last octet.
+    pub taken: usize,
+    /// How many it said no to.
+    pub refused: usize,
     /// How often a command was there before the one before it was answered.
     pub ahead: usize,
 }
@@ -67,9 +77,7 @@ impl Hop {
         let address = listener.local_addr().unwrap();
         let thread = thread::spawn(move || {
             let (stream, _) = listener.accept().unwrap();
-            let heard = Arc::default();
-            Serving::new(stream, octets, Arc::clone(&heard)).run(answer);
-            std::mem::take(&mut *heard.lock().unwrap())
+            listen(stream, octets, answer)
         });
         Hop { address, thread }
     }
@@ -169,11 +177,20 @@ pub fn usual(line: &str, ehlo: &str) -> String {
     }
 }
 
+/// One session: closes once it has said `octets`.
+pub fn listen(stream: TcpStream, octets: usize, answer: impl FnMut(&str) -> Act) -> Heard {
+    let heard = Arc::default();
+    Serving::new(stream, octets, Arc::clone(&heard)).run(answer);
+    std::mem::take(&mut *heard.lock().unwrap())
+}
+
 struct Serving {
     stream: TcpStream,
     input: BufReader<TcpStream>,
     left: usize,
     held: String,
+    /// The whole message is there, and not answered.
+    ended: bool,
     heard: Arc<Mutex<Heard>>,
 }
 
@@ -182,7 +199,7 @@ impl Serving {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let input = BufReader::new(stream.try_clone().unwrap());
-        Serving { stream, input, left, held: String::new(), heard }
+        Serving { stream, input, left, held: String::new(), ended: false, heard }
     }
 
     fn heard(&self) -> MutexGuard<'_, Heard> {
@@ -193,15 +210,57 @@ impl Serving {
         let mut line = "CONNECT".to_owned();
         loop {
             let act = answer(&line);
-            let wants_message = line == "DATA" && matches!(&act, Act::Say(text) if text.starts_with("354"));
-            if !self.act(act) {
-                return;
-            }
+            let Some(wants_message) = self.turn(&line, act) else { return };
             let next = if wants_message { self.message() } else { self.command() };
             let Some(next) = next else { return };
             self.heard().lines.push(next.clone());
             line = next;
         }
+    }
+
+    /// Answers one command. Says whether a message follows, or nothing if the session is over.
+    fn turn(&mut self, line: &str, act: Act) -> Option<bool> {
+        let chunk =
+            line.strip_prefix("BDAT ").map(|size| size.strip_suffix(" LAST").unwrap().parse::<usize>().unwrap());
+        let wants_message = match &act {
+            Act::Say(text) => line == "DATA" && text.starts_with("354"),
+            Act::Halfway(..) => chunk.is_none(),
+            _ => false,
+        };
+        let act = match (act, chunk) {
+            (Act::Halfway(octets, act), None) => {
+                self.say("354 go on");
+                self.read(octets)?;
+                *act
+            }
+            (Act::Halfway(octets, act), Some(size)) => {
+                self.read(octets)?;
+                if !self.act(*act) {
+                    return None;
+                }
+                let rest = self.read(size - octets)?;
+                self.note(rest);
+                Act::Say("250 2.0.0 taken".to_owned())
+            }
+            (act, Some(size)) => {
+                let content = self.read(size)?;
+                self.note(content);
+                act
+            }
+            (act, None) => act,
+        };
+        self.act(act).then_some(wants_message)
+    }
+
+    fn read(&mut self, octets: usize) -> Option<Vec<u8>> {
+        let mut content = vec![0; octets];
+        self.input.read_exact(&mut content).ok().map(|()| content)
+    }
+
+    /// A message came to its end. One for nobody has but its dot.
+    fn note(&mut self, content: Vec<u8>) {
+        self.ended = content.len() > 3;
+        self.heard().messages.push(content);
     }
 
     fn act(&mut self, act: Act) -> bool {
@@ -216,10 +275,13 @@ impl Serving {
                 self.say(&text);
                 return false;
             }
-            Act::Halfway(octets, text) => {
-                self.say("354 go on");
-                let _ = self.input.read_exact(&mut vec![0; octets]);
-                self.say(text);
+            Act::Halfway(..) => panic!("there is no message now"),
+            Act::Reset => {
+                SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
+                return false;
+            }
+            Act::Deaf(time) => {
+                thread::sleep(time);
                 return false;
             }
             Act::Silence => {
@@ -238,6 +300,10 @@ impl Serving {
         let end = if text.is_empty() { "" } else { "\r\n" };
         let octets = format!("{}{text}{end}", std::mem::take(&mut self.held)).into_bytes();
         let kept = octets.len().min(self.left);
+        if std::mem::take(&mut self.ended) && kept == octets.len() {
+            self.heard().taken += usize::from(text.starts_with('2'));
+            self.heard().refused += usize::from(text.starts_with(['4', '5']));
+        }
         let _ = self.stream.write_all(&octets[..kept]);
         self.left -= kept;
         if self.left == 0 {
@@ -256,12 +322,6 @@ impl Serving {
         let line = self.line()?;
         let line = String::from_utf8(line).unwrap();
         let line = line.strip_suffix("\r\n").expect("a command ends with CR LF").to_owned();
-        if let Some(chunk) = line.strip_prefix("BDAT ") {
-            let size: usize = chunk.strip_suffix(" LAST").unwrap().parse().unwrap();
-            let mut content = vec![0; size];
-            self.input.read_exact(&mut content).ok()?;
-            self.heard().messages.push(content);
-        }
         Some(line)
     }
 
@@ -271,7 +331,7 @@ impl Serving {
             let line = self.line()?;
             content.extend_from_slice(&line);
             if line == b".\r\n" {
-                self.heard().messages.push(content);
+                self.note(content);
                 return Some(".".to_owned());
             }
         }

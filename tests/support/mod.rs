@@ -7,6 +7,8 @@ pub mod next_hop;
 pub mod parcel;
 pub mod postfix;
 pub mod report;
+pub mod sink;
+pub mod street;
 pub mod world;
 pub mod zone;
 
