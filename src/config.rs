@@ -21,6 +21,9 @@ pub use tables::{
     TlsLevel,
 };
 
+/// Characters in `relay.srs_secret` at least.
+const SRS_SECRET: usize = 16;
+
 /// Where the configuration is when nothing else was said.
 pub const DEFAULT_PATH: &str = "/etc/postrider/postrider.toml";
 
@@ -192,6 +195,11 @@ impl Config {
             (self.limits.errors >= 1, "errors", "use at least 1"),
             (self.limits.targets >= 1, "targets", "use at least 1"),
             (self.limits.reports >= 1, "reports", "use at least 1"),
+            (
+                self.relay.srs_secret.as_ref().is_none_or(|secret| secret.len() >= SRS_SECRET),
+                "srs_secret",
+                "use at least 16 characters; who guesses it can send through this host",
+            ),
             (!self.limits.command_timeout.is_zero(), "command_timeout", "use at least 1s; RFC 5321 asks for 5m"),
             (self.limits.connections != Some(0), "connections", "use at least 1"),
             (self.limits.connections_per_client != Some(0), "connections_per_client", "use at least 1"),
@@ -339,6 +347,7 @@ mod tests {
             ("[relay]\ndomains = { \"a.example\" = \"mx:\" }", "line 2", "missing"),
             ("[delivery]\nremote_port = 0", "line 2", "use 25"),
             ("[dns]\nresolver = \"localhost\"", "line 2", "127.0.0.1:53"),
+            ("[relay]\nsrs_secret = \"\"", "line 2", "at least 16"),
             ("spool = ", "line 1", ""),
         ] {
             let error = parse(text).unwrap_err();

@@ -71,6 +71,10 @@ pub const DATA_RATE: u64 = 100;
 /// How long a write to a client may stand still.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(180);
 
+/// How long all writes of a connection may wait together, plus one second for each [`DATA_RATE`] octets: a POP3 client that
+/// reads a list octet by octet would keep its mailbox shut for days.
+pub const WRITE_WAITS: Duration = Duration::from_secs(600);
+
 /// How long a POP3 client may be silent: RFC 1939 §3 asks for 10 minutes at least.
 pub const POP3_TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -143,10 +147,6 @@ pub const DELIVERY_THREADS: usize = 16;
 /// and three lost packets take 7 s.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long another host may take for a reply, `delivery.reply_timeout` (RFC 5321 §4.5.3.2 asks for 5 minutes at most
-/// stages, and for more only after the message).
-pub const REPLY_TIMEOUT: Duration = Duration::from_secs(600);
-
 /// Connections to one next hop at a time, `delivery.connections_per_hop`: large providers refuse more.
 pub const CONNECTIONS_PER_HOP: usize = 10;
 
@@ -189,6 +189,10 @@ pub const TARGETS: usize = 10_000;
 
 /// Aliases that may lead to one another in a chain: deeper ones are mistakes.
 pub const ALIAS_DEPTH: usize = 20;
+
+/// Names that are looked at on the way of one recipient, besides `limits.targets`: [`TARGETS`] members, each in ten lists.
+/// It takes a tenth of a second, and RCPT waits for it.
+pub const ROUTE_WORK: usize = 100_000;
 
 /// Octets in an aliases file, a users file or an `:include:` list.
 pub const TABLE_FILE: u64 = 16 * 1024 * 1024;
@@ -277,9 +281,6 @@ pub const DNS_SETTINGS_LOOK: Duration = Duration::from_secs(5);
 /// Octets of /etc/resolv.conf that are read.
 pub const DNS_SETTINGS_FILE: u64 = 64 * 1024;
 
-/// How long a connection to a next hop may take to come about: a third try of a lost SYN comes after seven seconds.
-pub const RELAY_CONNECT: Duration = Duration::from_secs(30);
-
 /// How long a next hop's greeting and its replies to EHLO, MAIL and RCPT are waited for (RFC 5321 §4.5.3.2.1 to .3).
 pub const RELAY_REPLY: Duration = Duration::from_secs(300);
 
@@ -289,7 +290,8 @@ pub const RELAY_DATA_REPLY: Duration = Duration::from_secs(120);
 /// How long a next hop may take for a block of the message, of [`RELAY_BLOCK`] octets (RFC 5321 §4.5.3.2.5).
 pub const RELAY_BLOCK_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// How long its reply to the end of the message is waited for: giving up sooner doubles mail (RFC 5321 §4.5.3.2.6).
+/// How long its reply to the end of the message is waited for, and any at most, `delivery.reply_timeout`: giving up
+/// sooner doubles mail (RFC 5321 §4.5.3.2.6).
 pub const RELAY_END_REPLY: Duration = Duration::from_secs(600);
 
 /// How long its reply to QUIT is waited for, which changes nothing.
@@ -354,9 +356,6 @@ pub const MIME_DEPTH: usize = 50;
 
 /// Parts in a message whose parts are re-encoded, each a few octets in memory: a digest has hundreds.
 pub const MIME_PARTS: usize = 10_000;
-
-/// Seconds in a day, by which rewritten senders are dated.
-pub const SECONDS_A_DAY: u64 = 86_400;
 
 /// Days for which reports to a rewritten sender are taken: four times as long as a message is usually tried.
 pub const SRS_DAYS: u64 = 21;

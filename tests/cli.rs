@@ -409,6 +409,39 @@ fn check_warns_of_what_works_and_is_dangerous() {
 }
 
 #[test]
+fn check_looks_where_mail_for_other_hosts_goes() {
+    let host = Host::new();
+    host.add("ann@example.org", "secret");
+    fs::write(host.path("aliases"), "info: x@far.example\n").unwrap();
+    let text = fs::read_to_string(host.path("postrider.toml")).unwrap();
+    let own = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let listen = text.replacen("127.0.0.1:0", &own.to_string(), 1);
+    let of = |text: &str, more: &str| {
+        fs::write(host.path("postrider.toml"), format!("{text}{more}\n")).unwrap();
+        host.run(&["check"])
+    };
+    of(&listen, &format!("[relay]\nsmarthost = \"{own}\"")).is(78).says("error: relay.smarthost: ").says("itself");
+    of(&listen, "[relay]\nsmarthost = \"192.0.2.7:587\"").is(0).says("ok: relay.smarthost: 192.0.2.7:587 is at");
+    of(&text, "[relay]\nsrs_secret = \"short\"").is(78).says("at least 16 characters");
+    of(&text, "[relay]\nsrs_secret = \"0123456789abcdef\"").is(0).says("may read relay.srs_secret");
+    fs::set_permissions(host.path("postrider.toml"), fs::Permissions::from_mode(0o600)).unwrap();
+    of(&text, "[relay]\nsrs_secret = \"0123456789abcdef\"").is(0).says_not("srs_secret").says_not("alias info");
+    let open = text.replacen("127.0.0.1:0", "0.0.0.0:0", 1);
+    of(&open, "").is(0).says("warning: ").says("the alias info leads to another host");
+    of(
+        &text,
+        "[relay]\nsmarthost_sender = \"a@b.example\"\n[delivery]\nthreads = 1\nremote_port = 26\nwarn_after = \"5d\"",
+    )
+    .is(0)
+    .says("warning: relay.smarthost_sender")
+    .says("warning: delivery.threads")
+    .says("warning: delivery.remote_port")
+    .says("warning: delivery.warn_after");
+    of(&listen, &format!("[relay]\nsmarthost = \"{own}\"")).is(78);
+    host.run(&["check", "--offline"]).is(0).says_not("relay.smarthost");
+}
+
+#[test]
 fn check_knows_its_own_running_server() {
     let host = Host::new();
     host.add("ann@example.org", "secret");

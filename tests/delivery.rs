@@ -187,6 +187,17 @@ fn what_nobody_can_be_told_goes_to_failed_and_can_be_tried_again_by_hand() {
 }
 
 #[test]
+fn what_is_tried_again_by_hand_is_reported_again() {
+    let mut server = Server::with_spool("");
+    put(&server, ID, "X-Sender: <ann@example.org>\r\nX-Receiver: <gone@example.org>\r\n\r\nhi\r\n");
+    let state = "Target: gone@example.org\nReverse-Path: <ann@example.org>\nStatus: pending\nReported: yes\n";
+    fs::write(server.path("spool/queue/0TQXGV0000001.state"), state).unwrap();
+    server.run();
+    server.logged(&["0TQXGV0000001 reported to=ann@example.org", "what=failed"]);
+    server.wait_for("ann@example.org", 1);
+}
+
+#[test]
 fn a_storm_of_reports_is_capped_and_nothing_is_lost() {
     let server = Server::start("[limits]\nreports = 2\n");
     for at in 1..=5 {

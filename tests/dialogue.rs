@@ -98,14 +98,15 @@ fn a_dialogue_that_is_not_spoken_as_written_fails() {
 }
 
 /// What no dialogue shows, and why.
-const NOT_SHOWN: [(&str, &str); 3] = [
+const NOT_SHOWN: [(&str, &str); 4] = [
     ("internal_error", "session and connection would have to disagree about the chunks of a message"),
+    ("address_expired", "the address would have to hold a day of three weeks ago; src/smtpd/policy.rs tests it"),
     ("BUSY", "four passwords would have to be in the check for 10 s"),
     ("the local-part holds a control character", "no command can hold one; only tables are told this"),
 ];
 
 /// Replies whose text is made for the occasion: the function, and the beginning of what it says.
-const FORMED: [(&str, &str); 15] = [
+const FORMED: [(&str, &str); 16] = [
     ("src/mail/reply.rs greeting", "220 mail.example.org ESMTP Postrider"),
     ("src/mail/reply.rs helo", "250 mail.example.org"),
     ("src/mail/reply.rs ehlo", "250-mail.example.org"),
@@ -115,6 +116,7 @@ const FORMED: [(&str, &str); 15] = [
     ("src/mail/reply.rs bad_address", "501 5.1.7 the domain is missing"),
     ("src/mail/reply.rs bad_parameter", "555 5.5.4 parameter AUTH is not known here"),
     ("src/mail/reply.rs addresses", "250-2.1.5 <ann@example.org>"),
+    ("src/mail/reply.rs brought_forward", "253 2.0.0 messages for that domain that are tried now: 1"),
     ("src/pop3/reply.rs greeting", "+OK mail.example.org POP3 Postrider"),
     ("src/pop3/reply.rs welcome", "+OK 3 messages, 63 octets"),
     ("src/pop3/reply.rs pair", "+OK 3 63"),

@@ -350,6 +350,12 @@ fn the_page_has_every_line_of_a_state_file() {
     let vias = [Via::Mailbox, Via::NextHop, Via::Alias].map(|via| whole_state(via, Status::Pending));
     let statuses = [Status::Pending, Status::Delivered, Status::Failed].map(|status| whole_state(Via::Alias, status));
     assert_eq!(words_of("Via"), printed("Via", vias.to_vec()));
+    let told = [Told::Nothing, Told::Late, Told::End].map(|told| {
+        let mut state = whole_state(Via::Mailbox, Status::Failed);
+        state.targets[0].told = told;
+        state
+    });
+    assert_eq!(words_of("Reported"), printed("Reported", told.to_vec()));
     // The default, pending, is named twice.
     assert_eq!(words_of("Status"), printed("Status", statuses.to_vec()));
 }

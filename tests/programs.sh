@@ -11,7 +11,7 @@ done
 # Debian installs one mail server at a time: those beside Postfix are only unpacked, for which no account needs a right.
 unpack() {
     for package in exim4-daemon-light opensmtpd; do
-        place=target/tmp/unpacked/$package
+        place=${CARGO_TARGET_DIR:-target}/tmp/unpacked/$package
         [ ! -d "$place" ] || continue
         rm -rf "$place.new" && mkdir -p "$place.new/tree" || return
         if (cd "$place.new" && apt-get download "$package" && dpkg -x ./*.deb tree) >/dev/null 2>&1; then

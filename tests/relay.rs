@@ -183,7 +183,7 @@ fn a_hop_that_contradicts_itself_is_left() {
     assert_eq!((outcomes(&sent), sent.broke.unwrap().stage), (vec!["-".to_owned()], Stage::Reset));
     let sent = send(&mut session, 1, &mut Letter::new("x\r\n"));
     assert_eq!(outcomes(&sent), ["-"]);
-    assert!(short(&sent.broke.unwrap().outcome).ends_with("the session with the host was over already"));
+    assert!(short(&sent.broke.unwrap().outcome).ends_with("the session with hop.example [127.0.0.1] was over already"));
 }
 
 #[test]
@@ -220,7 +220,7 @@ fn what_a_hop_can_not_take_is_not_sent() {
     let hop = Hop::polite(&["SIZE 100", "SMTPUTF8"], |_| None);
     let mut session = open(hop.address, LONG).unwrap();
     let sent = send(&mut session, 2, &mut Letter::of_size(101));
-    let words = "failed 550 5.3.4 the message has 101 octets, and the host takes 100 at most";
+    let words = "failed 550 5.3.4 the message has 101 octets, and hop.example [127.0.0.1] takes 100 at most";
     assert_eq!(outcomes(&sent), vec![words; 2]);
     let recipients = ["jörg@hop.example", "b@hop.example"]
         .map(|address| Recipient { address: address.parse().unwrap(), parameters: RcptParameters::default() });
@@ -277,10 +277,12 @@ fn a_hop_that_refuses_halfway_is_quoted() {
     for (words, expected) in [
         ("552 5.3.4 too big", "failed 552 5.3.4 too big"),
         ("421 4.3.2 stopping", "deferred 421 4.3.2 stopping"),
-        ("", "deferred 451 4.4.2 the host closed the connection while we sent the message"),
+        ("", "deferred 451 4.4.2 hop.example [127.0.0.1] closed the connection while we sent the message"),
     ] {
         for octets in [0, 200_000] {
-            let hop = Hop::polite(&["PIPELINING"], move |line| (line == "DATA").then_some(Act::Halfway(octets, words)));
+            let hop = Hop::polite(&["PIPELINING"], move |line| {
+                (line == "DATA").then(|| Act::Halfway(octets, Box::new(Act::Gone(words.into()))))
+            });
             let mut session = open(hop.address, LONG).unwrap();
             let sent = send(&mut session, 1, &mut Letter::of_size(20_000_000));
             assert_eq!(sent.outcomes, [None]);
@@ -324,5 +326,8 @@ fn nothing_listens() {
     hop.heard();
     let refusal = open(address, LONG).unwrap_err();
     assert_eq!(refusal.stage, Stage::Connect);
-    assert!(short(&refusal.outcome).starts_with("deferred 451 4.4.1 the host refused the connection"), "{refusal:?}");
+    assert!(
+        short(&refusal.outcome).starts_with("deferred 451 4.4.1 hop.example [127.0.0.1] refused the connection"),
+        "{refusal:?}"
+    );
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use nix::unistd::{AccessFlags, access};
 
-use super::check::Finding;
+use super::finding::Finding;
 use crate::config::{Config, LogTarget};
 use crate::io::{account, durable, listener};
 use crate::limits;
@@ -217,7 +217,7 @@ fn room(config: &Config, octets: u64, inodes: Option<u64>) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::check::Level;
+    use crate::cli::finding::Level;
 
     #[test]
     fn room_is_weighed_against_what_is_to_be_kept() {

@@ -5,7 +5,9 @@
 //! stands in [`exit`].
 
 mod check;
+mod finding;
 mod host;
+mod onward;
 mod password;
 mod queue;
 mod route;
@@ -75,9 +77,9 @@ Runs the server in the foreground. SIGHUP reloads, SIGTERM drains and stops.
 const USAGE_CHECK: &str = "\
 usage: postrider check [--config FILE] [--offline]
 
-Reads the configuration, the users, the aliases and their lists, and looks at ports, folders and disk.
+Reads the configuration, the users, the aliases and their lists, and looks at ports, folders, disk and next hops.
 Prints lines that begin with ok:, warning: or error:; ends with 0 if there is no error, else with 78.
-With --offline it only reads files, and does not look at this host.
+With --offline it only reads files, and looks neither at this host nor into DNS.
 ";
 
 const USAGE_USER: &str = "\

@@ -33,6 +33,13 @@ pub struct Listen {
     pub pop3s: Vec<SocketAddr>,
 }
 
+impl Listen {
+    /// One of these addresses that other hosts can connect to.
+    pub fn outside(addresses: &[SocketAddr]) -> Option<&SocketAddr> {
+        addresses.iter().find(|address| !address.ip().to_canonical().is_loopback())
+    }
+}
+
 /// Who may send where.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields, default)]
@@ -50,7 +57,7 @@ pub struct Relay {
     pub domains: BTreeMap<HopDomain, FixedHop>,
     /// What guards the senders that are rewritten when an alias leads to another host; unset, they are left alone.
     pub srs_secret: Option<String>,
-    /// Domains and next hops that get 8-bit text as it is, though they do not announce 8BITMIME.
+    /// Next hops that get 8-bit text as it is, though they do not announce 8BITMIME.
     #[serde(deserialize_with = "value::from_texts")]
     pub eight_bit: Vec<NextHop>,
     /// How some next hops are spoken with.
@@ -307,7 +314,7 @@ impl Default for Delivery {
             give_up: Duration::from_secs(5 * 24 * 3600),
             remote_port: 25,
             connect_timeout: limits::CONNECT_TIMEOUT,
-            reply_timeout: limits::REPLY_TIMEOUT,
+            reply_timeout: limits::RELAY_END_REPLY,
             connections_per_hop: limits::CONNECTIONS_PER_HOP,
         }
     }

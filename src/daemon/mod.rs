@@ -7,13 +7,14 @@
 //! | `delivery N` | `delivery.threads` | after the attempt under way |
 //! | `writer` | one | after the last connection |
 //! | `watch`, `pickup` | one each | with the process |
-//! | `sessions` | one: ends sessions with other hosts that nobody uses | with the process |
+//! | `sessions` | one: ends sessions with other hosts that nobody uses | after the last delivery, and then all of them |
 //! | `names N` | two | with the process |
 //! | main | waits for signals | last |
 //!
 //! What keeps it from starting is a [`StartError`] with what to do. Once it runs, nothing but a signal ends it.
 
 mod capacity;
+mod cgroup;
 mod reload;
 mod threads;
 
@@ -32,15 +33,15 @@ use signal_hook::iterator::Signals;
 use crate::config::Config;
 use crate::delivery::Deliverer;
 use crate::dns::{self, Resolver};
-use crate::io::stream::{Connections, Full, Place};
-use crate::io::{account, listener};
+use crate::io::account;
+use crate::io::listener::{self, Arrival};
+use crate::io::stream::{Connections, Full, Pace, Place};
 use crate::limits;
 use crate::mail::reply::{self, Reply};
 use crate::maillog;
-use crate::route::{CurrentSite, Site};
 use crate::spool::{Pickup, Spool, Watch};
 use crate::{pop3, smtpd};
-use reload::Reloader;
+use reload::{Loaded, Reloader};
 
 /// What keeps the server from starting.
 #[derive(Debug)]
@@ -77,8 +78,8 @@ fn unavailable(doing: impl fmt::Display, error: &io::Error, mend: &str) -> Start
 
 /// Runs the server until SIGTERM or SIGINT.
 pub fn serve(config_path: &Path) -> Result<(), StartError> {
-    let site = reload::load(config_path).map_err(StartError::Wrong)?;
-    let config = site.config.clone();
+    let loaded = reload::load(config_path).map_err(StartError::Wrong)?;
+    let config = loaded.site.config.clone();
     let signals = Signals::new([SIGHUP, SIGTERM, SIGINT]).map_err(|error| unavailable("catch signals", &error, ""))?;
     let ports = Ports::bind(&config)?;
     if let Some(account) = &config.run_as {
@@ -88,7 +89,7 @@ pub fn serve(config_path: &Path) -> Result<(), StartError> {
         unavailable(format!("open the log {}", config.log), &error, "make its folder, or set log in the configuration")
     })?;
     threads::log_panics();
-    let server = Server::start(site, config_path, ports)?;
+    let server = Server::start(loaded, config_path, ports)?;
     server.run(signals);
     Ok(())
 }
@@ -126,13 +127,15 @@ struct Server {
     pop3: Arc<Connections>,
     addresses: Vec<SocketAddr>,
     stopping: Arc<AtomicBool>,
+    deliverer: Arc<Deliverer>,
     deliveries: Vec<JoinHandle<()>>,
+    hop_sessions: JoinHandle<()>,
     writer: JoinHandle<()>,
 }
 
 impl Server {
-    fn start(site: Site, config_path: &Path, ports: Ports) -> Result<Server, StartError> {
-        let config = site.config.clone();
+    fn start(loaded: Loaded, config_path: &Path, ports: Ports) -> Result<Server, StartError> {
+        let config = loaded.site.config.clone();
         let (spool, writer) = Spool::open(&config.spool).map_err(|error| {
             let mend = match error.kind() {
                 io::ErrorKind::WouldBlock => "another postrider has this spool open; stop it first",
@@ -144,54 +147,52 @@ impl Server {
         let watch = Watch::new(&spool).map_err(|error| unavailable("watch the spool", &error, ""))?;
         let pickup = Pickup::new(&spool).map_err(|error| unavailable("watch the drop folder", &error, ""))?;
         let (spool, method) = (Arc::new(spool), writer.method());
-        let site = Arc::new(CurrentSite::new(site));
         let resolver = Arc::new(Resolver::new(config.dns.resolver));
-        let reloader = Arc::new(Reloader::new(config_path, site.clone(), resolver.clone()));
+        let reloader = Arc::new(Reloader::new(config_path, loaded, resolver.clone()));
+        let site = reloader.site();
         let deliverer = Arc::new(Deliverer::new(&config.delivery, resolver));
         let (smtp, pop3) = capacity::connections(&config.limits);
         let (names, name_thread) = dns::reverse_names();
-        let smtp_server = Arc::new(smtpd::connection::Server { spool: spool.clone(), site: site.clone(), names });
-        let pop3_server = Arc::new(pop3::connection::Server::new(site.clone()));
+        let smtp_server =
+            Arc::new(smtpd::connection::Server { spool: spool.clone(), site: site.clone(), names, pace: Pace::CLIENT });
+        let pop3_server = Arc::new(pop3::connection::Server::new(site.clone(), Pace::CLIENT));
         maillog::started(&config.hostname, &config.spool, method.name(), spool.queued());
 
-        let mut start = threads::Starter::default();
-        let writer = start.writer(spool.clone(), writer);
-        let deliveries = (1..=config.delivery.threads)
-            .map(|number| {
-                let (spool, site, deliverer) = (spool.clone(), site.clone(), deliverer.clone());
-                start.restarting(format!("delivery {number}"), move || deliverer.run(&spool, &site))
-            })
-            .collect();
-        start.once("watch", {
+        let writer = threads::writer(spool.clone(), writer)?;
+        let delivery = |number| {
+            let (spool, site, deliverer) = (spool.clone(), site.clone(), deliverer.clone());
+            threads::restarting(&format!("delivery {number}"), move || deliverer.run(&spool, &site))
+        };
+        let deliveries = (1..=config.delivery.threads).map(delivery).collect::<Result<_, _>>()?;
+        threads::restarting("watch", {
             let (spool, reloader) = (spool.clone(), reloader.clone());
             move || watch.run(&spool, || reloader.reload_changed_tables())
-        });
-        start.restarting("pickup".to_owned(), {
+        })?;
+        threads::restarting("pickup", {
             let (spool, site) = (spool.clone(), site.clone());
             move || pickup.run(&spool, &site)
-        });
-        start.restarting("sessions".to_owned(), {
+        })?;
+        let hop_sessions = threads::restarting("sessions", {
             let (spool, site, deliverer) = (spool.clone(), site.clone(), deliverer.clone());
             move || deliverer.tend(&spool, &site)
-        });
+        })?;
         for number in 1..=2 {
             let thread = name_thread.clone();
-            start.once(&format!("names {number}"), move || thread.run());
+            threads::restarting(&format!("names {number}"), move || thread.run())?;
         }
         let stopping = Arc::new(AtomicBool::new(false));
         let mut addresses = Vec::new();
         for listener in ports.smtp {
             let server = smtp_server.clone();
             let door = Door { protocol: "smtp", open: smtp.clone(), refuse: smtp_refusal, stopping: stopping.clone() };
-            addresses.extend(door.open(&mut start, listener, move |place| smtpd::connection::serve(place, &server)));
+            addresses.push(door.open(listener, move |place| smtpd::connection::serve(place, &server))?);
         }
         for listener in ports.pop3 {
             let server = pop3_server.clone();
             let door = Door { protocol: "pop3", open: pop3.clone(), refuse: pop3_refusal, stopping: stopping.clone() };
-            addresses.extend(door.open(&mut start, listener, move |place| pop3::connection::serve(place, &server)));
+            addresses.push(door.open(listener, move |place| pop3::connection::serve(place, &server))?);
         }
-        start.result().map_err(|error| unavailable("start a thread", &error, "raise the limit of processes"))?;
-        Ok(Server { spool, reloader, smtp, pop3, addresses, stopping, deliveries, writer })
+        Ok(Server { spool, reloader, smtp, pop3, addresses, stopping, deliverer, deliveries, hop_sessions, writer })
     }
 
     fn run(self, mut signals: Signals) {
@@ -222,7 +223,9 @@ impl Server {
         wait_until(deadline, || in_sessions() + in_deliveries() == 0);
         self.smtp.close_all();
         self.pop3.close_all();
-        wait_until(Instant::now() + LAST_WORDS, || in_sessions() == 0);
+        self.deliverer.end();
+        self.hop_sessions.thread().unpark();
+        wait_until(Instant::now() + LAST_WORDS, || in_sessions() == 0 && self.hop_sessions.is_finished());
         let unfinished = in_deliveries();
         self.spool.stop_writer();
         wait_until(Instant::now() + limits::DRAIN, || self.writer.is_finished());
@@ -231,7 +234,7 @@ impl Server {
     }
 }
 
-/// How long sessions that were cut off have to say so.
+/// How long sessions that were cut off, and those with other hosts, have to say so.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 fn wait_until(deadline: Instant, done: impl Fn() -> bool) {
@@ -262,22 +265,24 @@ impl Door {
     /// Starts the accept loop; `serve` runs in a thread of its own for each connection. Returns the address.
     fn open(
         self,
-        start: &mut threads::Starter,
         listener: TcpListener,
         serve: impl Fn(Place) + Send + Sync + 'static,
-    ) -> Option<SocketAddr> {
-        let address = listener.local_addr().ok()?;
+    ) -> Result<SocketAddr, StartError> {
+        let address = listener.local_addr().map_err(|error| unavailable("name a listening socket", &error, ""))?;
         maillog::listening(self.protocol, address, self.open.most());
         let serve = Arc::new(serve);
-        start.restarting(format!("{} {address}", self.protocol), move || {
-            listener::accept(
-                &listener,
-                || self.stopping.load(Ordering::SeqCst),
-                |stream, peer| self.take(stream, peer, &serve),
-                |error| maillog::shortage("accept", error),
-            );
-        });
-        Some(address)
+        threads::restarting(&format!("{} {address}", self.protocol), move || {
+            listener::accept(&listener, || self.stopping.load(Ordering::SeqCst), |arrival| self.meet(arrival, &serve));
+        })?;
+        Ok(address)
+    }
+
+    fn meet(&self, arrival: Arrival, serve: &Arc<impl Fn(Place) + Send + Sync + 'static>) {
+        match arrival {
+            Arrival::Client(stream, peer) => self.take(stream, peer, serve),
+            Arrival::OneTooMany(stream) => say(&stream, &(self.refuse)(Full::All).0),
+            Arrival::Shortage(error) => maillog::shortage("accept", &error),
+        }
     }
 
     fn take(&self, stream: TcpStream, peer: SocketAddr, serve: &Arc<impl Fn(Place) + Send + Sync + 'static>) {

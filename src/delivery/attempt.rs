@@ -6,8 +6,9 @@
 
 use std::time::Duration;
 
+use super::group::{self, Group};
 use super::plan::{Plan, plan};
-use super::remote::{Group, Turn};
+use super::remote::Turn;
 use super::{Deliverer, local, patience, report};
 use crate::io::clock::Now;
 use crate::mail::address::Address;
@@ -81,7 +82,7 @@ struct Attempt<'a> {
     tried: Vec<usize>,
     /// Whether a next hop had no room.
     is_full: bool,
-    /// Whether anything but hops that are down was tried.
+    /// Whether anything but hops that are down, or turned out to be, was tried.
     is_real: bool,
     /// How long the first of those is left alone.
     down_for: Option<Duration>,
@@ -112,7 +113,14 @@ impl<'a> Attempt<'a> {
             self.tried.push(at);
             self.is_real = true;
         }
+        let mut written = 0;
         for group in self.groups() {
+            if self.tried.len() > written && !self.record() {
+                // It is written down with the rest, or kept in memory until it can be; more must wait until then.
+                self.is_full = true;
+                break;
+            }
+            written = self.tried.len();
             self.try_hop(&group);
         }
         self.settle();
@@ -126,28 +134,31 @@ impl<'a> Attempt<'a> {
         self.state.targets.iter().enumerate().filter(is_open).map(|(at, _)| at).collect()
     }
 
-    /// The targets at other hosts, by next hop.
+    /// The targets at other hosts, as they go out together.
     fn groups(&self) -> Vec<Group> {
-        let mut groups: Vec<Group> = Vec::new();
-        for at in self.open(Via::NextHop) {
-            let (hop, why) = self.site.next_hop(self.state.targets[at].address.host());
-            match groups.iter_mut().find(|group| group.hop == hop) {
-                Some(group) => group.targets.push(at),
-                None => groups.push(Group { hop, why, targets: vec![at] }),
-            }
-        }
-        groups
+        let day = Now::read().day();
+        group::groups(&self.open(Via::NextHop), &self.state.targets, &self.claim.entry.envelope, (self.site, day))
+    }
+
+    /// Writes down what was found so far, before more is tried: the next transaction may take minutes, and a crash in it
+    /// must not send to anyone again. Says whether it could.
+    fn record(&mut self) -> bool {
+        let recorded = self.claim.record(&self.state);
+        recorded.inspect_err(|error| maillog::spool_error(Some(self.claim.id), error)).is_ok()
     }
 
     fn try_hop(&mut self, group: &Group) {
-        match self.deliverer.remote.deliver(&mut self.claim, group, &self.state.targets, self.site) {
+        match self.deliverer.remote.deliver(&mut self.claim, group, self.site) {
             Turn::Full => self.is_full = true,
             Turn::Down(cause, wait) => {
-                self.down_for = Some(self.down_for.map_or(wait, |first| first.min(wait)));
+                self.note_down(wait);
                 group.targets.iter().for_each(|at| self.apply(*at, Outcome::Deferred(cause.clone())));
             }
-            Turn::Tried(outcomes) => {
-                self.is_real = true;
+            Turn::Tried(outcomes, down_for) => {
+                match down_for {
+                    Some(wait) => self.note_down(wait),
+                    None => self.is_real = true,
+                }
                 for (at, (outcome, reports)) in group.targets.iter().zip(outcomes) {
                     self.apply(*at, outcome);
                     let target = &mut self.state.targets[*at];
@@ -160,11 +171,19 @@ impl<'a> Attempt<'a> {
         }
     }
 
+    fn note_down(&mut self, wait: Duration) {
+        self.down_for = Some(self.down_for.map_or(wait, |first| first.min(wait)));
+    }
+
     /// Notes the outcome of one target.
     fn apply(&mut self, at: usize, outcome: Outcome) {
         self.tried.push(at);
         let (id, waited) = (self.claim.id, self.claim.waited());
         let target = &mut self.state.targets[at];
+        if target.told == Told::End {
+            // A person had it tried again, and what was told is not its end any more.
+            target.told = Told::Nothing;
+        }
         let cause = match outcome {
             Outcome::Delivered(cause) => {
                 target.status = Status::Delivered;

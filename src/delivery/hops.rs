@@ -88,17 +88,22 @@ impl Hops {
 }
 
 impl Ticket<'_> {
-    /// Gives the leave back with what was found out. Returns the entries to wake.
-    pub fn give_back(mut self, verdict: Verdict, settings: &Delivery) -> Vec<QueueId> {
+    /// Gives the leave back with what was found out. Returns the entries to wake, and for how long the hop is left alone
+    /// if it is down.
+    pub fn give_back(mut self, verdict: Verdict, settings: &Delivery) -> (Vec<QueueId>, Option<Duration>) {
         self.verdict = Some(verdict.clone());
         let now = Now::read().boot;
         let Left { wake, news } = self.hops.table().leave(&self.hop, verdict, &Moment { now, settings });
+        let mut down_for = None;
         match news {
-            Some(News::Down(cause, wait)) => maillog::hop_down(&self.hop, &cause, wait),
+            Some(News::Down(cause, wait)) => {
+                maillog::hop_down(&self.hop, &cause, wait);
+                down_for = Some(wait);
+            }
             Some(News::Up) => maillog::hop_up(&self.hop),
             None => {}
         }
-        wake
+        (wake, down_for)
     }
 }
 
@@ -215,7 +220,7 @@ impl Table {
         self.forget_old(moment.now);
         let most_unproven = (self.most / 2).max(1);
         let (all_full, unproven_full) = (self.running >= self.most, self.unproven >= most_unproven);
-        let hop = self.hops.entry(name.clone()).or_insert_with(Hop::new);
+        let hop = self.hops.entry(name.clone()).or_insert_with(Hop::unknown);
         hop.used = moment.now;
         if let Some(down) = hop.down.as_ref().filter(|down| moment.now < down.until && !asked) {
             return Entered::Down(down.cause.clone(), down.until - moment.now);
@@ -310,7 +315,7 @@ impl Table {
 }
 
 impl Hop {
-    fn new() -> Hop {
+    fn unknown() -> Hop {
         Hop { window: FIRST_WINDOW, ..Hop::default() }
     }
 }

@@ -5,7 +5,8 @@
 //! | `plan` | what an attempt has to do: pure |
 //! | `attempt` | doing it, target by target |
 //! | `local` | a copy into a mailbox here |
-//! | `remote` | the targets of one next hop |
+//! | `group` | which targets go out together: pure |
+//! | `remote` | one group of targets, from finding the next hop to their outcomes |
 //! | `hops` | which next hop has room, and which is down: pure |
 //! | `content` | what a next hop gets of a message |
 //! | `report` | what senders are told |
@@ -13,6 +14,7 @@
 
 mod attempt;
 mod content;
+mod group;
 mod hops;
 mod local;
 pub mod patience;
@@ -21,6 +23,7 @@ mod remote;
 mod report;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use crate::config::Delivery;
@@ -37,13 +40,14 @@ use report::Storm;
 pub struct Deliverer {
     remote: Remote,
     storm: Storm,
+    is_over: AtomicBool,
 }
 
 impl Deliverer {
     /// For a pool of as many threads as `settings` says.
     pub fn new(settings: &Delivery, resolver: Arc<Resolver>) -> Deliverer {
         let remote = Remote { hops: hops::Hops::new(settings), pool: Pool::default(), resolver };
-        Deliverer { remote, storm: Storm::default() }
+        Deliverer { remote, storm: Storm::default(), is_over: AtomicBool::new(false) }
     }
 
     /// The body of one delivery thread: until the spool is stopped.
@@ -53,13 +57,18 @@ impl Deliverer {
         }
     }
 
-    /// The body of the one thread that ends sessions with other hosts that nobody uses, until the spool is stopped: then
-    /// all of them.
+    /// The body of the one thread that ends sessions with other hosts that nobody uses: until [`Deliverer::end`], and then
+    /// all of them. Unparked, it looks at once.
     pub fn tend(&self, spool: &Spool, site: &CurrentSite) {
-        while !spool.is_stopping() {
-            thread::sleep(limits::WATCH);
+        while !self.is_over.load(Ordering::SeqCst) {
+            thread::park_timeout(limits::WATCH);
             self.remote.tend(&site.get(), spool);
         }
         self.remote.pool.close_all();
+    }
+
+    /// Nothing is delivered any more, and no session waits for another message.
+    pub fn end(&self) {
+        self.is_over.store(true, Ordering::SeqCst);
     }
 }

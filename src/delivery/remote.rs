@@ -9,21 +9,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::content::{Asked, Outgoing};
-use super::hops::{Admission, Hops, Ticket, Verdict};
+use super::group::Group;
+use super::hops::{Admission, Hops, Verdict};
 use crate::dns::Resolver;
-use crate::io::clock::Now;
-use crate::limits;
-use crate::mail::address::ReversePath;
-use crate::mail::envelope::{Envelope, Recipient};
-use crate::mail::next_hop::NextHop;
+use crate::mail::envelope::Recipient;
 use crate::mail::outcome::{Cause, Outcome};
-use crate::mail::parameter::{MailParameters, Notify, RcptParameters};
 use crate::mail::reply::Enhanced;
 use crate::maillog;
 use crate::relay::exchangers::{self, Own, Server};
 use crate::relay::{Patience, Peer, Pool, Refusal, Session, Transaction};
 use crate::route::{Site, Why};
-use crate::spool::state::Target;
 use crate::spool::{Claim, Spool};
 
 /// What all threads that speak with other hosts share.
@@ -37,22 +32,12 @@ pub struct Remote {
     pub resolver: Arc<Resolver>,
 }
 
-/// The targets of one message that go to one next hop.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Group {
-    /// Where they go.
-    pub hop: NextHop,
-    /// What chose it.
-    pub why: Why,
-    /// Their places in the state.
-    pub targets: Vec<usize>,
-}
-
 /// What came of a group.
 #[derive(Debug)]
 pub enum Turn {
-    /// An outcome for each target of the group, in its order, and whether the hop reports on what it took (RFC 3461).
-    Tried(Vec<(Outcome, bool)>),
+    /// An outcome for each target of the group, in its order, and whether the hop reports on what it took (RFC 3461); and
+    /// for how long it is left alone now if it turned out to be down.
+    Tried(Vec<(Outcome, bool)>, Option<Duration>),
     /// The hop has no room; the entry will be woken.
     Full,
     /// The hop is down, and is left alone for this long.
@@ -61,35 +46,30 @@ pub enum Turn {
 
 impl Remote {
     /// Tries the targets of one group once.
-    pub fn deliver(&self, claim: &mut Claim<'_>, group: &Group, targets: &[Target], site: &Site) -> Turn {
+    pub fn deliver(&self, claim: &mut Claim<'_>, group: &Group, site: &Site) -> Turn {
         let settings = &site.config.delivery;
         let ticket = match self.hops.enter(&group.hop, claim.id, (claim.asked, settings)) {
             Admission::Granted(ticket) => ticket,
             Admission::Full => return Turn::Full,
             Admission::Down(cause, wait) => return Turn::Down(cause, wait),
         };
-        let envelope = claim.entry.envelope.clone();
         let mut dialogue = Dialogue {
             remote: self,
             group,
             site,
-            parts: parts(group, targets, &envelope, site),
             outcomes: vec![None; group.targets.len()],
             refusals: Vec::new(),
             worked: false,
         };
         dialogue.run(claim);
         let (outcomes, verdict) = dialogue.end();
-        self.give_back(ticket, verdict, claim, site);
-        Turn::Tried(outcomes)
-    }
-
-    fn give_back(&self, ticket: Ticket<'_>, verdict: Option<Verdict>, claim: &Claim<'_>, site: &Site) {
         // Without a verdict the ticket gives itself back.
-        let Some(verdict) = verdict else { return };
-        for id in ticket.give_back(verdict, &site.config.delivery) {
+        let (wake, down_for) =
+            verdict.map(|verdict| ticket.give_back(verdict, &site.config.delivery)).unwrap_or_default();
+        for id in wake {
             claim.spool().wake(id);
         }
+        Turn::Tried(outcomes, down_for)
     }
 
     /// What is due about once a second: sessions that nobody uses are ended, and a wake-up that was lost is made good.
@@ -99,21 +79,11 @@ impl Remote {
     }
 }
 
-/// Targets that go out with one reverse-path: one message to the hop.
-struct Part {
-    reverse_path: ReversePath,
-    parameters: MailParameters,
-    recipients: Vec<Recipient>,
-    /// Their places in the group.
-    places: Vec<usize>,
-}
-
 /// One group being tried.
 struct Dialogue<'d> {
     remote: &'d Remote,
     group: &'d Group,
     site: &'d Site,
-    parts: Vec<Part>,
     outcomes: Vec<Option<(Outcome, bool)>>,
     /// Why servers did not take what is undecided.
     refusals: Vec<Refused>,
@@ -168,58 +138,49 @@ impl Dialogue<'_> {
         }
     }
 
-    /// Offers the session what is undecided, part by part.
+    /// Offers the session what is undecided.
     fn speak(&mut self, mut session: Session, claim: &mut Claim<'_>) {
-        let parts = std::mem::take(&mut self.parts);
-        for part in &parts {
-            let open: Vec<usize> =
-                (0..part.places.len()).filter(|at| self.outcomes[part.places[*at]].is_none()).collect();
-            if open.is_empty() {
-                continue;
+        let open: Vec<usize> = (0..self.outcomes.len()).filter(|at| self.outcomes[*at].is_none()).collect();
+        let outcome = match self.send(&mut session, &open, claim) {
+            Ok(None) => None,
+            Ok(Some(refusal)) => {
+                self.refusals.push(Refused::Broke(refusal.outcome));
+                None
             }
-            let outcome = match self.send(&mut session, part, &open, claim) {
-                Ok(None) => continue,
-                Ok(Some(refusal)) => {
-                    self.refusals.push(Refused::Broke(refusal.outcome));
-                    break;
-                }
-                Err(Unsent::Unfit(outcome)) => outcome,
-                Err(Unsent::Disk(error)) => {
-                    maillog::spool_error(Some(claim.id), &error);
-                    Outcome::Deferred(Cause::local(Enhanced(4, 3, 0), error.to_string()))
-                }
-            };
-            for at in open {
-                self.outcomes[part.places[at]] = Some((outcome.clone(), false));
+            Err(Unsent::Unfit(outcome)) => Some(outcome),
+            Err(Unsent::Disk(error)) => {
+                maillog::spool_error(Some(claim.id), &error);
+                Some(Outcome::Deferred(Cause::local(Enhanced(4, 3, 0), error.to_string())))
             }
+        };
+        if let Some(outcome) = outcome {
+            open.iter().for_each(|at| self.outcomes[*at] = Some((outcome.clone(), false)));
         }
-        self.parts = parts;
         self.remote.pool.give(&self.group.hop, session);
     }
 
     fn send(
         &mut self,
         session: &mut Session,
-        part: &Part,
         open: &[usize],
         claim: &mut Claim<'_>,
     ) -> Result<Option<Refusal>, Unsent> {
-        let config = &self.site.config;
-        let recipients: Vec<Recipient> = open.iter().map(|at| part.recipients[*at].clone()).collect();
+        let (config, group) = (&self.site.config, self.group);
+        let recipients: Vec<Recipient> = open.iter().map(|at| group.recipients[*at].clone()).collect();
         let mut outgoing = Outgoing::new(&mut claim.entry);
-        if let (Why::Smarthost, Some(sender)) = (self.group.why, &config.relay.smarthost_sender) {
+        if let (Why::Smarthost, Some(sender)) = (group.why, &config.relay.smarthost_sender) {
             outgoing.rewrite_sender(sender, config)?;
         }
-        let asked = Asked { reverse_path: &part.reverse_path, recipients: &recipients, parameters: &part.parameters };
-        let as_it_is = config.relay.eight_bit.iter().any(|hop| hop.host == self.group.hop.host);
+        let asked = Asked { reverse_path: &group.reverse_path, recipients: &recipients, parameters: &group.parameters };
+        let as_it_is = config.relay.eight_bit.contains(&group.hop);
         let parameters = outgoing.fit(&asked, session.offers(), as_it_is)?.map_err(Unsent::Unfit)?;
         let transaction =
-            Transaction { reverse_path: &part.reverse_path, recipients: &recipients, parameters: &parameters };
+            Transaction { reverse_path: &group.reverse_path, recipients: &recipients, parameters: &parameters };
         let sent = session.send(&transaction, &mut outgoing);
         let reports = session.offers().dsn;
         for (at, outcome) in open.iter().zip(sent.outcomes) {
             self.worked |= outcome.is_some();
-            self.outcomes[part.places[*at]] = outcome.map(|outcome| (outcome, reports));
+            self.outcomes[*at] = outcome.map(|outcome| (outcome, reports));
         }
         Ok(sent.broke)
     }
@@ -232,7 +193,7 @@ impl Dialogue<'_> {
     /// there was any.
     fn take_back_unnamed(&mut self) -> bool {
         let is_unnamed = |outcome: &Outcome| match outcome {
-            Outcome::Deferred(cause) | Outcome::Failed(cause) => is_about_our_name(cause),
+            Outcome::Deferred(cause) | Outcome::Failed(cause) => cause.host.is_some() && is_about_our_name(cause),
             Outcome::Delivered(_) => false,
         };
         let mut found = false;
@@ -297,63 +258,6 @@ fn is_about_our_name(cause: &Cause) -> bool {
         || ["ptr record", "reverse dns", "reverse hostname", "reverse name", "rdns", "ipv6 sending guidelines"]
             .iter()
             .any(|words| text.contains(words))
-}
-
-/// The parts of a group: one for each reverse-path.
-fn parts(group: &Group, targets: &[Target], envelope: &Envelope, site: &Site) -> Vec<Part> {
-    let mut parts: Vec<Part> = Vec::new();
-    for (place, at) in group.targets.iter().enumerate() {
-        let target = &targets[*at];
-        let is_own = target.reverse_path == envelope.reverse_path;
-        let reverse_path = sender_for(group, target, site);
-        let recipient =
-            Recipient { address: target.address.clone(), parameters: rcpt_parameters(target, targets, envelope) };
-        let fits = |part: &&mut Part| part.reverse_path == reverse_path;
-        match parts.iter_mut().find(fits) {
-            Some(part) => {
-                part.recipients.push(recipient);
-                part.places.push(place);
-            }
-            None => {
-                let mut parameters = envelope.parameters.clone();
-                if !is_own {
-                    // RFC 3461 §5.2.7.3: what a list sends is its own message, and its owner asked for nothing.
-                    (parameters.ret, parameters.envid) = (None, None);
-                }
-                parts.push(Part { reverse_path, parameters, recipients: vec![recipient], places: vec![place] });
-            }
-        }
-    }
-    parts
-}
-
-/// The reverse-path as the hop gets it. A smarthost may take one sender only; what an alias sends on has a sender of this
-/// host, so that SPF holds there (RFC 7208 §D.1). The null reverse-path stays what it is.
-fn sender_for(group: &Group, target: &Target, site: &Site) -> ReversePath {
-    let ReversePath::Address(sender) = &target.reverse_path else { return ReversePath::Null };
-    if let (Why::Smarthost, Some(own), true) = (group.why, &site.config.relay.smarthost_sender, site.is_local(sender)) {
-        return ReversePath::Address(own.clone());
-    }
-    let is_sent_on = target.address != target.recipient && !site.is_local(sender);
-    let day = Now::read().wall.as_secs() / limits::SECONDS_A_DAY;
-    let rewritten =
-        site.srs().filter(|_| is_sent_on).and_then(|srs| srs.forward(sender, site.config.first_domain(), day));
-    ReversePath::Address(rewritten.unwrap_or_else(|| sender.clone()))
-}
-
-/// What RCPT says for a target (RFC 3461 §5.2.7).
-fn rcpt_parameters(target: &Target, targets: &[Target], envelope: &Envelope) -> RcptParameters {
-    let asked = envelope.recipients.iter().find(|recipient| recipient.address == target.recipient);
-    let Some(asked) = asked.filter(|_| target.reverse_path == envelope.reverse_path) else {
-        return RcptParameters::default();
-    };
-    let mut parameters = asked.parameters.clone();
-    let is_expanded = targets.iter().filter(|other| other.recipient == target.recipient).count() > 1;
-    if let Some(notify) = parameters.notify.filter(|notify| is_expanded && notify.success) {
-        // That it was expanded is all that the sender hears of success.
-        parameters.notify = Some(Notify { success: false, ..notify });
-    }
-    parameters
 }
 
 #[cfg(test)]

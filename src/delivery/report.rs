@@ -33,6 +33,17 @@ pub struct Due {
 }
 
 impl Due {
+    /// Marks as told what is not worth a report of its own later. What failed stays untold: nobody may lose it.
+    fn forgo(&self, state: &mut State) {
+        for (at, action) in &self.items {
+            match action {
+                Action::Failed => {}
+                Action::Delayed => state.targets[*at].told = Told::Late,
+                _ => state.targets[*at].told = Told::End,
+            }
+        }
+    }
+
     fn reader(&self, envelope: &Envelope) -> Reader {
         match envelope.reverse_path.address() {
             None => Reader::Postmaster,
@@ -181,6 +192,7 @@ pub fn queue(claim: &mut Claim<'_>, state: &mut State, due: Vec<Due>, (site, sto
     for due in due {
         if !storm.allows(&due.to, site.config.limits.reports, Now::read().boot) {
             maillog::report_capped(claim.id, &due.to, site.config.limits.reports);
+            due.forgo(state);
             continue;
         }
         match claim.spool().new_id() {
@@ -312,8 +324,9 @@ fn reported<'a>(
         original: asked.and_then(|recipient| recipient.parameters.orcpt.as_ref()),
         asked_for: &target.recipient,
         action,
-        reply: target.reply.as_deref(),
-        host: target.host.as_deref(),
+        // What a host said of one of those behind it is no business of the sender's.
+        reply: if is_whole { Some("250 2.0.0 sent on to all it stands for") } else { target.reply.as_deref() },
+        host: target.host.as_deref().filter(|_| !is_whole),
         last_attempt: times.attempts.get(at).and_then(Option::as_deref),
         retry_until: (action == Action::Delayed).then_some(times.retry_until.as_str()),
     }

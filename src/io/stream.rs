@@ -1,7 +1,8 @@
 //! A TCP connection whose every wait is bounded, and that another thread can end.
 //!
-//! A read or a write waits for its own timeout and never past the deadline set for the whole command. [`Connections`]
-//! knows all that are open, up to a cap; at shutdown those that only wait for a command are woken with an end of input,
+//! A read waits for its own timeout and never past the deadline set for the whole command; writes wait for as long as their
+//! [`Pace`] allows, one by one and all together, so that no peer holds a connection by reading slowly. [`Connections`] knows
+//! all that are open, up to a cap; at shutdown those that only wait for a command are woken with an end of input,
 //! the others once their time is over. Waiting too long is `TimedOut`.
 
 use std::collections::HashMap;
@@ -10,6 +11,8 @@ use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use crate::limits;
 
 /// One open connection as all threads share it.
 #[derive(Debug)]
@@ -138,6 +141,27 @@ impl Drop for Place {
     }
 }
 
+/// How slowly a peer may read what is written to it.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// How long one write may stand still.
+    pub standstill: Duration,
+    /// How long all writes of a connection may wait together, and one second more for each `rate` octets.
+    pub whole: Duration,
+    /// Octets a second.
+    pub rate: u64,
+}
+
+impl Pace {
+    /// For clients of this server.
+    pub const CLIENT: Pace =
+        Pace { standstill: limits::WRITE_TIMEOUT, whole: limits::WRITE_WAITS, rate: limits::DATA_RATE };
+
+    fn allows(&self, octets: u64) -> Duration {
+        self.whole + Duration::from_secs(octets / self.rate)
+    }
+}
+
 /// The reading and writing side of a [`Place`].
 #[derive(Debug)]
 pub struct Stream {
@@ -145,15 +169,30 @@ pub struct Stream {
     timeout: Duration,
     deadline: Option<Instant>,
     read_timeout_set: Option<Duration>,
+    pace: Pace,
+    write_timeout_set: Option<Duration>,
+    written: u64,
+    /// How long writes have taken so far.
+    write_waits: Duration,
+    /// A write has waited for too long: the peer does not read, and every further one would wait again.
+    stuck: bool,
 }
 
 impl Stream {
-    /// A stream that waits `timeout` for a read; writes wait `write_timeout`.
-    pub fn new(place: Place, timeout: Duration, write_timeout: Duration) -> io::Result<Stream> {
-        let stream = &place.connection.stream;
-        stream.set_nodelay(true)?;
-        stream.set_write_timeout(Some(write_timeout))?;
-        Ok(Stream { place, timeout, deadline: None, read_timeout_set: None })
+    /// A stream that waits `timeout` for a read, and whose writes keep to `pace`.
+    pub fn new(place: Place, timeout: Duration, pace: Pace) -> io::Result<Stream> {
+        place.connection.stream.set_nodelay(true)?;
+        Ok(Stream {
+            place,
+            timeout,
+            deadline: None,
+            read_timeout_set: None,
+            pace,
+            write_timeout_set: None,
+            written: 0,
+            write_waits: Duration::ZERO,
+            stuck: false,
+        })
     }
 
     /// The client's address.
@@ -209,7 +248,24 @@ impl Read for Stream {
 
 impl Write for Stream {
     fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        retry(|| (&self.place.connection.stream).write(octets))
+        let left = self.pace.allows(self.written).saturating_sub(self.write_waits);
+        if self.stuck || left.is_zero() {
+            self.stuck = true;
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let wait = left.min(self.pace.standstill);
+        if self.write_timeout_set != Some(wait) {
+            self.place.connection.stream.set_write_timeout(Some(wait))?;
+            self.write_timeout_set = Some(wait);
+        }
+        let begun = Instant::now();
+        let written = retry(|| (&self.place.connection.stream).write(octets));
+        self.write_waits += begun.elapsed();
+        match &written {
+            Ok(count) => self.written += *count as u64,
+            Err(error) => self.stuck |= error.kind() == io::ErrorKind::TimedOut,
+        }
+        written
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -229,9 +285,12 @@ fn retry(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::net::TcpListener;
+    use std::thread;
+
+    use socket2::SockRef;
 
     fn pair() -> (TcpStream, TcpStream, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -253,11 +312,64 @@ mod tests {
         assert!(all.enter(server, peer).is_ok());
     }
 
+    /// A connection that holds a few kilobytes on its way.
+    pub fn narrow() -> (TcpStream, Place) {
+        let (client, server, peer) = pair();
+        SockRef::from(&client).set_recv_buffer_size(1).unwrap();
+        SockRef::from(&server).set_send_buffer_size(1).unwrap();
+        (client, Connections::new(1, 1).enter(server, peer).unwrap())
+    }
+
+    /// Reads to the end, so that each write is soon over and all of them never. Returns how many octets came.
+    pub fn read_slowly(mut stream: TcpStream) -> usize {
+        let mut octets = 0;
+        while let Ok(count @ 1..) = stream.read(&mut [0; 256]) {
+            octets += count;
+            thread::sleep(Duration::from_millis(2));
+        }
+        octets
+    }
+
+    const PACE: Pace = Pace { standstill: Duration::from_secs(60), whole: Duration::from_secs(60), rate: 100 };
+
+    #[test]
+    fn a_peer_that_reads_slowly_is_bounded_by_the_pace() {
+        let (client, place) = narrow();
+        let pace = Pace { whole: Duration::from_millis(100), rate: 1 << 30, ..PACE };
+        let mut stream = Stream::new(place, Duration::from_secs(60), pace).unwrap();
+        let reader = thread::spawn(move || read_slowly(client));
+        let end = (0..100).find_map(|_| stream.write_all(&[b'x'; 32 * 1024]).err()).expect("it does not read so much");
+        assert_eq!(end.kind(), io::ErrorKind::TimedOut);
+        assert!(stream.write_waits < Duration::from_secs(10), "{:?}", stream.write_waits);
+        let begun = stream.write_waits;
+        assert_eq!(stream.write(b"x").unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(stream.write_waits, begun, "it is not waited for again");
+        drop(stream);
+        assert!(reader.join().unwrap() < 1 << 20);
+    }
+
+    #[test]
+    fn a_peer_that_reads_at_all_has_the_time_it_needs() {
+        let (mut client, server, peer) = pair();
+        let place = Connections::new(1, 1).enter(server, peer).unwrap();
+        // A second for each kilobyte, and nothing besides.
+        let pace = Pace { whole: Duration::from_millis(1), rate: 1024, ..PACE };
+        let mut stream = Stream::new(place, Duration::from_secs(60), pace).unwrap();
+        let reader = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(100));
+            io::copy(&mut client, &mut io::sink()).unwrap()
+        });
+        (0..512).for_each(|_| stream.write_all(&[b'x'; 32 * 1024]).unwrap());
+        assert!(stream.write_waits > pace.whole);
+        drop(stream);
+        assert_eq!(reader.join().unwrap(), 512 * 32 * 1024);
+    }
+
     #[test]
     fn a_silent_peer_costs_one_timeout() {
         let (_client, server, peer) = pair();
         let place = Connections::new(1, 1).enter(server, peer).unwrap();
-        let mut stream = Stream::new(place, Duration::from_millis(20), Duration::from_secs(1)).unwrap();
+        let mut stream = Stream::new(place, Duration::from_millis(20), PACE).unwrap();
         assert_eq!(stream.read(&mut [0; 8]).unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 
@@ -265,7 +377,7 @@ mod tests {
     fn a_slow_peer_is_bounded_by_the_deadline() {
         let (mut client, server, peer) = pair();
         let place = Connections::new(1, 1).enter(server, peer).unwrap();
-        let mut stream = Stream::new(place, Duration::from_secs(60), Duration::from_secs(1)).unwrap();
+        let mut stream = Stream::new(place, Duration::from_secs(60), PACE).unwrap();
         stream.set_deadline(Duration::from_millis(30));
         client.write_all(b"a").unwrap();
         assert_eq!(stream.read(&mut [0; 8]).unwrap(), 1);
@@ -277,7 +389,7 @@ mod tests {
         let all = Connections::new(2, 2);
         let (mut client, server, peer) = pair();
         let place = all.enter(server, peer).unwrap();
-        let mut stream = Stream::new(place, Duration::from_secs(60), Duration::from_secs(1)).unwrap();
+        let mut stream = Stream::new(place, Duration::from_secs(60), PACE).unwrap();
         all.close_idle();
         client.write_all(b"x").unwrap();
         assert_eq!(stream.read(&mut [0; 8]).unwrap(), 1, "in the middle of a command");

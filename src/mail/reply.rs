@@ -314,7 +314,7 @@ pub fn bad_parameter(known: bool, why: impl fmt::Display) -> Reply {
 
 /// To ETRN, with how many messages are tried now.
 pub fn brought_forward(count: usize) -> Reply {
-    Reply::new(253, Some(Enhanced(2, 0, 0)), format!("{count} messages for that domain are tried now"))
+    Reply::new(253, Some(Enhanced(2, 0, 0)), format!("messages for that domain that are tried now: {count}"))
 }
 
 /// To VRFY and EXPN from those who may know, one address a line. `None` if there is none.

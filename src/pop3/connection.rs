@@ -1,13 +1,12 @@
 //! One POP3 connection: reads commands, asks the session, reads the mailbox, and writes answers.
 //!
 //! Promises: one answer a command, in order; messages are removed only at QUIT, and a connection that ends otherwise
-//! removes none; every wait is bounded, reads by silence and by the whole command, writes by the slowest line worth
-//! waiting for; memory is flat, whatever a message or a list holds. Answers are written out once the client has to be
-//! waited for, so that pipelined commands share packets. At shutdown a client that waits is told, and loses nothing.
+//! removes none; every wait is bounded, reads by silence and by the whole command, writes by the pace at which the client
+//! reads; memory is flat, whatever a message or a list holds. Answers are written out once the client has to be waited
+//! for, so that pipelined commands share packets. At shutdown a client that waits is told, and loses nothing.
 
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
 
 use super::command::{Command, Refusal};
 use super::listing::Listing;
@@ -28,7 +27,7 @@ pub const TOO_MANY: &[u8] = b"-ERR [SYS/TEMP] too many connections; try again la
 
 /// The body of a connection's thread.
 pub fn serve(place: Place, server: &Server) {
-    let Ok(stream) = Stream::new(place, limits::POP3_TIMEOUT, limits::WRITE_TIMEOUT) else { return };
+    let Ok(stream) = Stream::new(place, limits::POP3_TIMEOUT, server.pace) else { return };
     let client = stream.peer().ip().to_canonical();
     let site = server.site.get();
     let terms = Terms { cleartext: site.config.may_log_in_clear(client), errors: site.config.limits.errors };
@@ -304,8 +303,6 @@ impl Wire {
 
     /// Sends a message, or its top, with its final dot.
     fn send(&mut self, mut content: Content, mut top: Option<Top>) -> Result<(), Sending> {
-        let begun = Instant::now();
-        let mut sent = 0;
         let mut stuff = Stuff::default();
         let mut block = vec![0; limits::MESSAGE_BUFFER];
         while !top.as_ref().is_some_and(Top::is_over) {
@@ -316,10 +313,6 @@ impl Wire {
             let wanted = top.as_mut().map_or(count, |top| top.feed(&block[..count]));
             stuff.feed(&block[..wanted], &mut self.out);
             self.flush_out().map_err(Sending::Wire)?;
-            sent += wanted as u64;
-            if begun.elapsed() > limits::DATA_TIMEOUT + Duration::from_secs(sent / limits::DATA_RATE) {
-                return Err(Sending::Wire(io::ErrorKind::TimedOut.into()));
-            }
         }
         stuff.finish(&mut self.out);
         Ok(())
@@ -331,5 +324,35 @@ impl Wire {
         // A large message's buffer would stay with every idle session.
         self.out.shrink_to(limits::COMMAND_BUFFER);
         written
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::io::stream::Pace;
+    use crate::io::stream::tests::{narrow, read_slowly};
+    use crate::pop3::login::tests;
+
+    #[test]
+    fn who_reads_octet_by_octet_does_not_keep_the_mailbox() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(tests::login(folder.path(), &["1.a.b"]));
+        fs::write(folder.path().join("mail/example.org/ann/new/1.a.b"), "x\r\n".repeat(1 << 20)).unwrap();
+        let mut server = tests::server(folder.path());
+        server.pace = Pace { whole: Duration::from_millis(100), rate: 1 << 30, ..Pace::CLIENT };
+        let (mut client, place) = narrow();
+        client.write_all(b"USER ann\r\nPASS correct horse\r\nRETR 1\r\nNOOP\r\n").unwrap();
+        thread::scope(|scope| {
+            let reading = scope.spawn(move || read_slowly(client));
+            serve(place, &server);
+            assert!(server.log_in("ann", b"correct horse").is_ok(), "it is free again");
+            assert!(reading.join().unwrap() < 1 << 20);
+        });
     }
 }

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::mailbox::Mailbox;
+use crate::io::stream::Pace;
 use crate::limits;
 use crate::mail::address::{Address, Domain};
 use crate::maildir::Maildir;
@@ -22,6 +23,8 @@ use crate::route::{CurrentSite, Site};
 pub struct Server {
     /// What this host is.
     pub site: Arc<CurrentSite>,
+    /// How slowly clients may read.
+    pub pace: Pace,
     open: Arc<Open>,
     give: Sender<()>,
     take: Receiver<()>,
@@ -56,13 +59,13 @@ pub enum Denied {
 
 impl Server {
     /// A server without sessions.
-    pub fn new(site: Arc<CurrentSite>) -> Server {
+    pub fn new(site: Arc<CurrentSite>, pace: Pace) -> Server {
         let (give, take) = bounded(limits::LOGIN_CHECKS);
         for _ in 0..limits::LOGIN_CHECKS {
             // There is room for all: it is made for as many.
             let _ = give.try_send(());
         }
-        Server { site, open: Arc::default(), give, take }
+        Server { site, pace, open: Arc::default(), give, take }
     }
 
     /// Opens the mailbox that `name` means.
@@ -152,7 +155,7 @@ pub mod tests {
         let path = folder.join("users");
         fs::write(&path, format!("ann@example.org:{HASH}\nbob@example.org:{HASH}\n")).unwrap();
         let users = Users::load(&path).unwrap();
-        Server::new(Arc::new(CurrentSite::new(Site { config, users, aliases: Default::default() })))
+        Server::new(Arc::new(CurrentSite::new(Site { config, users, aliases: Default::default() })), Pace::CLIENT)
     }
 
     /// An open mailbox with files of these names.

@@ -100,7 +100,8 @@ pub fn servers(hop: &NextHop, names: &dyn Names, own: &Own<'_>) -> Result<Vec<Se
     }
 }
 
-fn not_own(servers: Vec<Server>, own: &Own<'_>) -> Result<Vec<Server>, Outcome> {
+fn not_own(mut servers: Vec<Server>, own: &Own<'_>) -> Result<Vec<Server>, Outcome> {
+    servers.truncate(limits::SERVERS);
     if servers.iter().any(|server| own.is_at(server.address)) {
         return Err(deferred(Enhanced(4, 4, 6), "the configuration leads back to this host itself".to_owned()));
     }
@@ -211,11 +212,13 @@ mod tests {
     use super::*;
     use std::collections::HashMap;
 
+    type Table<T> = HashMap<&'static str, Result<Vec<T>, NoAnswer>>;
+
     /// DNS as a table: `mx` lines and hosts.
     #[derive(Default)]
     struct Zone {
-        mx: HashMap<&'static str, Result<Vec<(u16, &'static str)>, NoAnswer>>,
-        hosts: HashMap<&'static str, Result<Vec<&'static str>, NoAnswer>>,
+        mx: Table<(u16, &'static str)>,
+        hosts: Table<&'static str>,
     }
 
     impl Names for Zone {

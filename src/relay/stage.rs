@@ -16,7 +16,7 @@ pub struct Patience {
 impl Default for Patience {
     /// As RFC 5321 §4.5.3.2 asks.
     fn default() -> Patience {
-        Patience { connect: limits::RELAY_CONNECT, reply: limits::RELAY_END_REPLY }
+        Patience { connect: limits::CONNECT_TIMEOUT, reply: limits::RELAY_END_REPLY }
     }
 }
 

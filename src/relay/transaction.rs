@@ -93,8 +93,8 @@ impl Session {
         let mut broke = None;
         while !progress.waiting.is_empty() && broke.is_none() {
             if self.transactions == last {
-                let text = "the host took too few recipients at a time; the others are sent later";
-                progress.decide_rest(&Outcome::Deferred(self.wire.cause(Enhanced(4, 5, 3), text)));
+                let text = format!("{} took few recipients at a time; the others are sent later", self.wire.host());
+                progress.decide_rest(&Outcome::Deferred(Cause::local(Enhanced(4, 5, 3), text)));
                 break;
             }
             match self.transact(transaction, content, &mut progress) {
@@ -109,15 +109,16 @@ impl Session {
 
     /// Decides those that this hop can't be sent, whatever it would say.
     fn refuse_unfit(&self, transaction: &Transaction<'_>, size: u64, progress: &mut Progress) {
-        let failed = |enhanced, text: String| Outcome::Failed(self.wire.cause(enhanced, text));
+        let host = self.wire.host();
+        let failed = |enhanced, text: String| Outcome::Failed(Cause::local(enhanced, text));
         if let Some(most) = self.offers.size.filter(|&most| most < size) {
-            let text = format!("the message has {size} octets, and the host takes {most} at most");
+            let text = format!("the message has {size} octets, and {host} takes {most} at most");
             return progress.decide_rest(&failed(Enhanced(5, 3, 4), text));
         }
         let utf8 = transaction.parameters.smtputf8;
         let sender_fits = utf8 || transaction.reverse_path.address().is_none_or(|address| address.is_ascii());
         if (utf8 && !self.offers.smtputf8) || !sender_fits {
-            let text = "the message needs SMTPUTF8, which the host does not offer".to_owned();
+            let text = format!("the message needs SMTPUTF8, which {host} does not offer");
             return progress.decide_rest(&failed(Enhanced(5, 6, 7), text));
         }
         for (at, recipient) in transaction.recipients.iter().enumerate() {
@@ -138,8 +139,9 @@ impl Session {
         progress: &mut Progress,
     ) -> Result<(), Stop> {
         if !self.in_step {
-            let cause = self.wire.cause(Enhanced(4, 4, 2), "the session with the host was over already");
-            return Err(Refusal { stage: Stage::Mail, outcome: Outcome::Deferred(cause) }.into());
+            let text = format!("the session with {} was over already", self.wire.host());
+            let outcome = Outcome::Deferred(Cause::local(Enhanced(4, 4, 2), text));
+            return Err(Refusal { stage: Stage::Mail, outcome }.into());
         }
         let size = content.size();
         let mut reader = match content.reader() {

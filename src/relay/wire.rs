@@ -50,7 +50,7 @@ pub enum Said {
 impl Wire {
     /// Connects.
     pub fn connect(peer: &Peer<'_>) -> Result<Wire, Refusal> {
-        let host = format!("{} [{}]", peer.name, peer.address.ip().to_canonical());
+        let host = host_of(peer);
         let patience = peer.patience;
         let wait = limits::RELAY_WAIT.min(patience.reply);
         open(peer.address, patience.connect, wait)
@@ -65,7 +65,7 @@ impl Wire {
                 start: 0,
                 end: 0,
             })
-            .map_err(|error| no_connection(host, &error, patience.connect))
+            .map_err(|error| no_connection(&host, peer, &error))
     }
 
     /// Sends a command, or several, or a block of a message. All of it, or what was sent has no end.
@@ -114,9 +114,9 @@ impl Wire {
         }
     }
 
-    /// After a write that failed: the reply that the hop left us before it closed, if it says no.
+    /// The reply to a message that was not sent to its end, if there is one and it says no.
     pub fn last_words(&mut self, stage: Stage) -> Option<Refusal> {
-        if !self.has_pending() && self.peek().ok()? == 0 {
+        if !self.has_spoken() {
             return None;
         }
         let answer = self.reply(stage).ok()?;
@@ -127,20 +127,26 @@ impl Wire {
         }
     }
 
-    /// Something of our own to say about this host.
-    pub fn cause(&self, enhanced: Enhanced, text: impl Into<String>) -> Cause {
-        Cause { host: Some(self.host.clone()), ..Cause::local(enhanced, text) }
+    /// The host, for what we say about it ourselves: `mx.example.net [192.0.2.1]`. Only what it said itself has it as
+    /// [`Cause::host`].
+    pub fn host(&self) -> &str {
+        &self.host
     }
 
     /// A hop that does not keep to the protocol.
     pub fn out_of_step(&self, stage: Stage, what: &str) -> Refusal {
-        let text = format!("the host broke the protocol while {}: it {what}", stage.words());
-        Refusal { stage, outcome: Outcome::Deferred(self.cause(Enhanced(4, 5, 0), text)) }
+        let text = format!("{} broke the protocol while {}: it {what}", self.host, stage.words());
+        Refusal { stage, outcome: Outcome::Deferred(Cause::local(Enhanced(4, 5, 0), text)) }
     }
 
     /// Whether the hop has said something that was not read yet.
     pub fn has_pending(&self) -> bool {
         self.start < self.end
+    }
+
+    /// Whether the hop has said something, read or not, without waiting for it.
+    pub fn has_spoken(&self) -> bool {
+        self.has_pending() || self.peek().is_ok_and(|count| count > 0)
     }
 
     /// Whether the connection is open and the hop silent, as it should be between two transactions.
@@ -155,17 +161,17 @@ impl Wire {
     }
 
     fn broken(&self, stage: Stage, error: &io::Error) -> Refusal {
-        let during = stage.words();
+        let (host, during) = (&self.host, stage.words());
         let text = match error.kind() {
             io::ErrorKind::TimedOut => {
-                format!("the host took longer than {:?} while {during}", stage.timeout(&self.patience))
+                format!("{host} took longer than {:?} while {during}", stage.timeout(&self.patience))
             }
             io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
-                format!("the host closed the connection while {during}")
+                format!("{host} closed the connection while {during}")
             }
-            _ => format!("the connection broke while {during}: {error}"),
+            _ => format!("the connection to {host} broke while {during}: {error}"),
         };
-        Refusal { stage, outcome: Outcome::Deferred(self.cause(Enhanced(4, 4, 2), text)) }
+        Refusal { stage, outcome: Outcome::Deferred(Cause::local(Enhanced(4, 4, 2), text)) }
     }
 
     fn deadline(&self, stage: Stage) -> Instant {
@@ -232,18 +238,27 @@ fn open(address: SocketAddr, patience: Duration, wait: Duration) -> io::Result<T
     Ok(stream)
 }
 
-fn no_connection(host: String, error: &io::Error, patience: Duration) -> Refusal {
+/// Its name and its address; the address alone where it has no name.
+fn host_of(peer: &Peer<'_>) -> String {
+    let address = peer.address.ip().to_canonical().to_string();
+    if peer.name == address { address } else { format!("{} [{address}]", peer.name) }
+}
+
+fn no_connection(host: &str, peer: &Peer<'_>, error: &io::Error) -> Refusal {
     // What this host lacks says nothing about the other one.
     let ours = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM));
     let cause = if ours {
         Cause::local(Enhanced(4, 3, 0), format!("no connection could be made: {error}"))
     } else {
+        let (port, patience) = (peer.address.port(), peer.patience.connect);
         let text = match error.kind() {
-            io::ErrorKind::TimedOut => format!("the host did not answer within {patience:?} when we connected to it"),
-            io::ErrorKind::ConnectionRefused => "the host refused the connection: nothing listens there".to_owned(),
-            _ => format!("no connection to the host: {error}"),
+            io::ErrorKind::TimedOut => format!("{host} did not answer on port {port} within {patience:?}"),
+            io::ErrorKind::ConnectionRefused => {
+                format!("{host} refused the connection: nothing listens on port {port}")
+            }
+            _ => format!("no connection to {host} on port {port}: {error}"),
         };
-        Cause { host: Some(host), ..Cause::local(Enhanced(4, 4, 1), text) }
+        Cause::local(Enhanced(4, 4, 1), text)
     };
     Refusal { stage: Stage::Connect, outcome: Outcome::Deferred(cause) }
 }
@@ -264,7 +279,7 @@ mod tests {
 
     fn text(refusal: Refusal) -> String {
         let Outcome::Deferred(cause) = refusal.outcome else { panic!("{refusal:?}") };
-        assert_eq!(cause.host.as_deref(), Some("mx.example [127.0.0.1]"));
+        assert_eq!(cause.host, None, "the host said nothing");
         cause.to_string()
     }
 
@@ -279,7 +294,10 @@ mod tests {
         let before = Instant::now();
         let refusal = wire.reply(Stage::Mail).unwrap_err();
         assert!(before.elapsed() < Duration::from_secs(10));
-        assert_eq!(text(refusal), "451 4.4.2 the host took longer than 200ms while we waited for its reply to MAIL");
+        assert_eq!(
+            text(refusal),
+            "451 4.4.2 mx.example [127.0.0.1] took longer than 200ms while we waited for its reply to MAIL"
+        );
         drop(wire);
         trickle.join().unwrap();
     }
@@ -291,7 +309,7 @@ mod tests {
         let before = Instant::now();
         let refusal = (0..10_000).find_map(|_| wire.send(Stage::Message, &block).err()).unwrap();
         assert!(before.elapsed() < Duration::from_secs(10));
-        assert_eq!(text(refusal), "451 4.4.2 the host took longer than 100ms while we sent the message");
+        assert_eq!(text(refusal), "451 4.4.2 mx.example [127.0.0.1] took longer than 100ms while we sent the message");
     }
 
     #[test]
@@ -303,9 +321,8 @@ mod tests {
         wire.reply(Stage::Greeting).unwrap();
         assert!(wire.has_pending() && !wire.is_quiet());
         let refusal = wire.send(Stage::Hello, b"EHLO x\r\n").unwrap_err();
-        assert!(
-            text(refusal).starts_with("451 4.5.0 the host broke the protocol while we waited for its reply to EHLO")
-        );
+        let text = text(refusal);
+        assert!(text.starts_with("451 4.5.0 mx.example [127.0.0.1] broke the protocol while we waited"), "{text}");
     }
 
     #[test]
@@ -317,11 +334,19 @@ mod tests {
 
     #[test]
     fn what_this_host_lacks_is_not_blamed_on_the_other() {
-        let cause = |errno| match no_connection("mx".into(), &io::Error::from_raw_os_error(errno), Duration::ZERO) {
-            Refusal { outcome: Outcome::Deferred(cause), .. } => (cause.reply.enhanced(), cause.host),
-            other => panic!("{other:?}"),
+        let patience = Patience { connect: Duration::from_secs(3), reply: Duration::ZERO };
+        let address: SocketAddr = "192.0.2.1:25".parse().unwrap();
+        let text = |name, errno| {
+            let peer = Peer { address, name, hello: "mail.example.org", patience };
+            match no_connection(&host_of(&peer), &peer, &io::Error::from_raw_os_error(errno)) {
+                Refusal { outcome: Outcome::Deferred(cause), .. } if cause.host.is_none() => cause.to_string(),
+                other => panic!("{other:?}"),
+            }
         };
-        assert_eq!(cause(libc::EMFILE), (Some(Enhanced(4, 3, 0)), None));
-        assert_eq!(cause(libc::ENETUNREACH), (Some(Enhanced(4, 4, 1)), Some("mx".into())));
+        assert!(text("mx", libc::EMFILE).starts_with("451 4.3.0 no connection could be made: "));
+        assert!(text("mx", libc::ENETUNREACH).starts_with("451 4.4.1 no connection to mx [192.0.2.1] on port 25: "));
+        assert_eq!(text("mx", libc::ETIMEDOUT), "451 4.4.1 mx [192.0.2.1] did not answer on port 25 within 3s");
+        let refused = "451 4.4.1 192.0.2.1 refused the connection: nothing listens on port 25";
+        assert_eq!(text("192.0.2.1", libc::ECONNREFUSED), refused);
     }
 }

@@ -16,7 +16,7 @@ use super::session::{Next, Session};
 use crate::dns::ReverseNames;
 use crate::io::clock::{self, Now};
 use crate::io::line::{Line, LineReader};
-use crate::io::stream::{Place, Stream};
+use crate::io::stream::{Pace, Place, Stream};
 use crate::limits;
 use crate::mail::address::{Domain, ForwardPath};
 use crate::mail::envelope::Envelope;
@@ -33,12 +33,14 @@ pub struct Server {
     pub site: Arc<CurrentSite>,
     /// The names of clients.
     pub names: ReverseNames,
+    /// How slowly clients may read.
+    pub pace: Pace,
 }
 
 /// The body of a connection's thread.
 pub fn serve(place: Place, server: &Server) {
     let timeout = server.site.get().config.limits.command_timeout;
-    let Ok(stream) = Stream::new(place, timeout, limits::WRITE_TIMEOUT) else { return };
+    let Ok(stream) = Stream::new(place, timeout, server.pace) else { return };
     let client = stream.peer().ip().to_canonical();
     let reader = LineReader::new(stream);
     let session = Session::new();
@@ -293,7 +295,7 @@ impl Connection<'_> {
     fn flush(&mut self) -> Result<(), End> {
         let written = self.reader.get_mut().write_all(&self.replies);
         self.replies.clear();
-        written.map_err(|_| End::Gone)
+        Ok(written?)
     }
 
     fn say_goodbye(&mut self, end: End) {
@@ -328,5 +330,36 @@ fn recipient_of(command: &Result<Command, Refusal>) -> Option<String> {
         Ok(Command::Rcpt(ForwardPath::Address(address), ..)) => Some(address.to_string()),
         Ok(Command::Rcpt(ForwardPath::Postmaster, ..)) => Some("postmaster".to_owned()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::thread;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::dns;
+    use crate::io::stream::tests::{narrow, read_slowly};
+
+    #[test]
+    fn who_reads_octet_by_octet_does_not_keep_the_connection() {
+        let folder = tempfile::tempdir().unwrap();
+        let (spool, _writer) = Spool::open(folder.path()).unwrap();
+        let config = Config::parse("hostname = \"mail.example.org\"", Path::new("")).unwrap();
+        let site = Site { config, users: Default::default(), aliases: Default::default() };
+        let (names, _names) = dns::reverse_names();
+        let pace = Pace { whole: Duration::from_millis(100), rate: 1 << 30, ..Pace::CLIENT };
+        let server = Server { spool: Arc::new(spool), site: Arc::new(CurrentSite::new(site)), names, pace };
+        let (client, place) = narrow();
+        let mut writing = client.try_clone().unwrap();
+        thread::scope(|scope| {
+            // The server may be gone before all of it is sent.
+            scope.spawn(move || _ = writing.write_all("EHLO client.example\r\n".repeat(900).as_bytes()));
+            let reading = scope.spawn(move || read_slowly(client));
+            serve(place, &server);
+            assert!(reading.join().unwrap() < 100_000);
+        });
     }
 }

@@ -4,7 +4,6 @@ use std::net::IpAddr;
 
 use super::session::Policy;
 use crate::io::clock::Now;
-use crate::limits;
 use crate::mail::address::{Address, Domain, ForwardPath, ReversePath};
 use crate::mail::parameter::MailParameters;
 use crate::mail::reply::{self, Reply};
@@ -60,7 +59,7 @@ impl Policy for SitePolicy<'_> {
             let may = self.site.config.may_relay(self.client);
             return if may { Ok(address) } else { Err(reply::relaying_denied()) };
         }
-        let today = Now::read().wall.as_secs() / limits::SECONDS_A_DAY;
+        let today = Now::read().day();
         if self.site.rewritten_from(&address).is_some_and(|reversed| reversed.is_expired(today)) {
             return Err(reply::address_expired());
         }
@@ -129,4 +128,35 @@ fn refusal(route: &Route) -> Option<Reply> {
         }
     }
     refusal.or_else(|| route.ends.is_empty().then(reply::no_such_mailbox))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::aliases::Aliases;
+    use crate::config::Config;
+    use crate::limits;
+    use crate::mail::srs::Srs;
+    use crate::users::Users;
+    use std::path::Path;
+
+    #[test]
+    fn reports_to_a_rewritten_sender_are_taken_for_a_while_and_from_anyone() {
+        let text = "hostname = \"mail.example.org\"\n[relay]\nfrom = []\nsrs_secret = \"a secret of this test\"";
+        let config = Config::parse(text, Path::new("/")).unwrap();
+        let domain = config.first_domain().clone();
+        let site = Site { config, users: Users::default(), aliases: Aliases::default() };
+        let folder = tempfile::tempdir().unwrap();
+        let (spool, _writer) = Spool::open(folder.path()).unwrap();
+        let policy = SitePolicy { site: &site, spool: &spool, client: "192.0.2.7".parse().unwrap() };
+        let today = Now::read().day();
+        let said = |day: u64, secret: &str| {
+            let rewritten = Srs::new(secret).forward(&"ann@far.example".parse().unwrap(), &domain, day).unwrap();
+            policy.recipient(&ForwardPath::Address(rewritten), &ReversePath::Null).map(|_| ())
+        };
+        assert_eq!(said(today, "a secret of this test"), Ok(()));
+        assert_eq!(said(today - limits::SRS_DAYS + 1, "a secret of this test"), Ok(()));
+        assert_eq!(said(today - limits::SRS_DAYS - 2, "a secret of this test"), Err(reply::address_expired()));
+        assert_eq!(said(today, "a secret of someone"), Err(reply::no_such_mailbox()));
+    }
 }

@@ -88,7 +88,7 @@ fn report_of(path: &Path) -> PathBuf {
 
 fn failure_report(id: QueueId, shown: &str, state: &State) -> String {
     let mut text = format!(
-        "{shown} did not reach everybody, and nobody can be told: it is itself a report, or its sender had too many.\n\n"
+        "{shown} did not reach everybody, and nobody can be told: it has no sender, or one that was told too often of late.\n\n"
     );
     for target in &state.targets {
         let what = match target.status {

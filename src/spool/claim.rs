@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::entry::{Entry, Unfit};
 use super::schedule::Round;
+use super::settlement::Settlement;
 use super::state::State;
 use super::{Spool, state_file};
 use crate::io::clock::Now;
@@ -49,21 +50,6 @@ pub enum Renamed {
     Done,
     /// It has to be a copy.
     Impossible,
-}
-
-/// What an attempt came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settlement {
-    /// What became of each target.
-    pub state: State,
-    /// After how long what is pending is tried again.
-    pub retry: Duration,
-    /// The targets that had their turn, where a next hop had no room for the others: they are tried once it has.
-    pub broken_off: Option<Vec<usize>>,
-    /// Reports that were committed and not scheduled: they are delivered once this is on the disk.
-    pub reports: Vec<QueueId>,
-    /// Whether a report could not be queued: the entry waits for it, whatever became of its targets.
-    pub report_missing: bool,
 }
 
 impl Spool {
@@ -148,9 +134,12 @@ impl Spool {
 
     /// Writes down what became of an entry and does what follows. An error leaves the outcome in memory.
     fn write_outcome(&self, id: QueueId, settlement: Settlement) -> io::Result<()> {
+        let begun = Now::read().boot;
         match self.try_write_outcome(id, &settlement) {
             Ok(Wrote::Waits) => {
-                self.wait_again(id, settlement.retry, settlement.broken_off);
+                // As the state says, however slow the disk: another time there would be a change by hand.
+                let left = settlement.retry.saturating_sub(Now::read().boot.saturating_sub(begun));
+                self.wait_again(id, left, settlement.broken_off);
                 // Moved between the look above and now, it was nobody's change by hand to notice.
                 if !self.folders.eml(id).exists() {
                     self.gone(id);

@@ -39,10 +39,12 @@ pub mod by_hand;
 mod claim;
 mod draft;
 mod entry;
+pub mod listed;
 pub mod listing;
 mod pickup;
 mod schedule;
 pub mod selection;
+mod settlement;
 pub mod state;
 mod sweep;
 mod watch;
@@ -58,11 +60,12 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-pub use claim::{Claim, Renamed, Settlement};
+pub use claim::{Claim, Renamed};
 pub use draft::Draft;
 pub use entry::{Entry, Unfit};
 pub use pickup::Pickup;
 pub use selection::Selection;
+pub use settlement::Settlement;
 pub use watch::Watch;
 pub use writer::Writer;
 

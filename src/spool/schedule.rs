@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use super::claim::Settlement;
+use super::settlement::Settlement;
 use crate::mail::queue_id::QueueId;
 
 /// The entries of the queue and when each is due.

@@ -83,23 +83,15 @@ impl Watch {
         Ok(Watch { events: Events::of(&spool.folders.queue, flags)? })
     }
 
-    /// Watches until the spool is stopped. `each_second` is called about as often.
-    pub fn run(self, spool: &Spool, each_second: impl Fn()) {
-        // What came between the sweep and the first event, or while this thread was begun again.
-        if let Err(error) = spool.rescan() {
-            maillog::spool_error(None, error);
-        }
+    /// Watches until the spool is stopped. `each_second` is called about as often. It begins with what events can't tell.
+    pub fn run(&self, spool: &Spool, each_second: impl Fn()) {
         let mut ticked = Now::read().boot;
-        let mut foreign = HashMap::new();
+        let mut foreign = Foreign::default();
+        // What came between the sweep and the first event, or before a panic that this thread was begun again after.
+        foreign.notice(spool, Change::Lost);
         while !spool.is_stopping() {
             for change in self.events.next(limits::WATCH) {
-                if let Change::File(name, _) = &change
-                    && matches!(named(name), Named::Foreign)
-                {
-                    foreign.entry(name.clone()).or_insert_with(|| Now::read().boot);
-                } else if let Err(error) = spool.notice(change) {
-                    maillog::spool_error(None, error);
-                }
+                foreign.notice(spool, change);
             }
             let now = Now::read().boot;
             if now.saturating_sub(ticked) >= limits::WATCH {
@@ -108,15 +100,43 @@ impl Watch {
                 maillog::flush();
                 maillog::reopen_if_moved();
                 each_second();
-                foreign.retain(|name, since| {
-                    let is_new = now.saturating_sub(*since) < limits::FOREIGN_FILE;
-                    if !is_new {
-                        spool.set_foreign_aside(name);
-                    }
-                    is_new
-                });
+                foreign.set_aside(spool, now);
             }
         }
+    }
+}
+
+/// Files that are no entries, and since when they stand in `queue/`.
+#[derive(Default)]
+struct Foreign(HashMap<OsString, Duration>);
+
+impl Foreign {
+    /// Lets the spool see a change, and remembers what is no entry.
+    fn notice(&mut self, spool: &Spool, change: Change) {
+        let noticed = match change {
+            Change::File(name, _) if matches!(named(&name), Named::Foreign) => {
+                self.0.entry(name).or_insert_with(|| Now::read().boot);
+                Ok(())
+            }
+            Change::File(name, what) => spool.notice(&name, what),
+            Change::Lost => spool.rescan().map(|found| {
+                found.into_iter().for_each(|name| _ = self.0.entry(name).or_insert_with(|| Now::read().boot));
+            }),
+        };
+        if let Err(error) = noticed {
+            maillog::spool_error(None, error);
+        }
+    }
+
+    /// Those that stand there for long enough are no editor's.
+    fn set_aside(&mut self, spool: &Spool, now: Duration) {
+        self.0.retain(|name, since| {
+            let is_new = now.saturating_sub(*since) < limits::FOREIGN_FILE;
+            if !is_new {
+                spool.set_foreign_aside(name);
+            }
+            is_new
+        });
     }
 }
 
@@ -130,11 +150,10 @@ impl Spool {
         }
     }
 
-    fn notice(&self, change: Change) -> io::Result<()> {
-        let Change::File(name, what) = change else { return self.rescan() };
+    fn notice(&self, name: &OsString, what: AddWatchFlags) -> io::Result<()> {
         let came = what.intersects(AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CLOSE_WRITE);
         let went = what.intersects(AddWatchFlags::IN_MOVED_FROM | AddWatchFlags::IN_DELETE);
-        match named(&name) {
+        match named(name) {
             Named::Eml(id) if went => {
                 if self.schedule().is_waiting(id) && !self.folders.eml(id).exists() {
                     self.gone(id);
@@ -151,11 +170,14 @@ impl Spool {
         }
     }
 
-    /// Compares the folder with the schedule.
-    fn rescan(&self) -> io::Result<()> {
+    /// Compares the folder with the schedule. Returns the names of what is no entry.
+    fn rescan(&self) -> io::Result<Vec<OsString>> {
+        let mut foreign = Vec::new();
         for name in names(&self.folders.queue)? {
-            if let Named::Eml(id) = named(&name) {
-                self.came(id)?;
+            match named(&name) {
+                Named::Eml(id) => self.came(id)?,
+                Named::Foreign => foreign.push(name),
+                Named::State(_) | Named::Hidden => {}
             }
         }
         let waiting: Vec<QueueId> = self.schedule().waiting().collect();
@@ -164,7 +186,7 @@ impl Spool {
                 self.gone(id);
             }
         }
-        Ok(())
+        Ok(foreign)
     }
 
     /// Someone put a message into `queue/`; if it came from `hold/`, its state comes along.
@@ -227,7 +249,64 @@ impl Spool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
     use std::fs;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    const ENTRY: &str = "X-Sender: <a@far.example>\r\nX-Receiver: <b@far.example>\r\n\r\n";
+    const OLD: &str = "0TQXGV0000001";
+    const NEW: &str = "0TQXGV0000002";
+
+    /// A spool with one entry, and its queue.
+    fn spool() -> (tempfile::TempDir, Spool, std::path::PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let queue = folder.path().join("queue");
+        fs::create_dir(&queue).unwrap();
+        fs::write(queue.join(format!("{OLD}.eml")), ENTRY).unwrap();
+        let (spool, _writer) = Spool::open(folder.path()).unwrap();
+        (folder, spool, queue)
+    }
+
+    /// Another entry for the one that is there, and a file that is none.
+    fn change_by_hand(queue: &Path) {
+        fs::write(queue.join(format!("{NEW}.eml")), ENTRY).unwrap();
+        fs::remove_file(queue.join(format!("{OLD}.eml"))).unwrap();
+        fs::write(queue.join("notes.txt"), "what is this").unwrap();
+    }
+
+    fn knows(spool: &Spool, id: &str) -> bool {
+        spool.schedule().knows(id.parse().unwrap())
+    }
+
+    #[test]
+    fn where_events_were_lost_the_folder_tells() {
+        let (folder, spool, queue) = spool();
+        let mut foreign = Foreign::default();
+        change_by_hand(&queue);
+        foreign.notice(&spool, Change::Lost);
+        assert!(knows(&spool, NEW) && !knows(&spool, OLD));
+        foreign.set_aside(&spool, Now::read().boot + limits::FOREIGN_FILE);
+        assert!(folder.path().join("failed/notes.txt").exists());
+        assert!(foreign.0.is_empty());
+    }
+
+    #[test]
+    fn begun_again_after_a_panic_it_finds_what_it_missed() {
+        let (folder, spool, queue) = spool();
+        let watch = Watch::new(&spool).unwrap();
+        assert!(catch_unwind(AssertUnwindSafe(|| watch.run(&spool, || panic!("on purpose")))).is_err());
+        change_by_hand(&queue);
+        // As if they had been read just before the panic.
+        watch.events.next(limits::WATCH);
+        let (aside, seconds) = (folder.path().join("failed/notes.txt"), Cell::new(0));
+        watch.run(&spool, || {
+            seconds.set(seconds.get() + 1);
+            if aside.exists() || seconds.get() > 10 {
+                spool.stop();
+            }
+        });
+        assert!(aside.exists() && knows(&spool, NEW) && !knows(&spool, OLD));
+    }
 
     #[test]
     fn a_touch_cures_what_came_unseen() {

@@ -12,7 +12,7 @@ use crate::cli::words::{count, plain};
 use crate::cli::{Failure, exit, print};
 use crate::spool::Folders;
 use crate::spool::by_hand::{self, Done};
-use crate::spool::listing::{Listed, Place};
+use crate::spool::listed::{Listed, Place};
 
 /// A verb that changes something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use super::{Queue, next_in};
 use crate::cli::{Failure, exit, write_out};
 use crate::io::clock::{self, Now};
 use crate::maillog::is_unprintable;
-use crate::spool::listing::Listed;
+use crate::spool::listed::Listed;
 use crate::spool::state::Target;
 
 /// One message.

@@ -7,7 +7,7 @@ use crate::cli::words::{plain, size, span};
 use crate::cli::{Failure, exit, write_out};
 use crate::io::clock::{self, Now};
 use crate::limits;
-use crate::spool::listing::{Listed, Place};
+use crate::spool::listed::{Listed, Place};
 use crate::spool::state::{Status, Target, Told, Via};
 
 /// Prints what was asked for; as JSON an object where one id was said, else an array.

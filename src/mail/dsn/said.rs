@@ -43,6 +43,12 @@ impl<'a> Said<'a> {
         Said { text: reply, code, enhanced, gave_up: false }
     }
 
+    /// What follows the codes; all of it, if nothing does.
+    pub fn words(&self) -> &'a str {
+        let codes = usize::from(self.code.is_some()) + usize::from(self.enhanced.is_some());
+        self.text.splitn(codes + 1, ' ').nth(codes).unwrap_or(self.text)
+    }
+
     /// The status for a report of `action` (RFC 3464 §2.3.4): the enhanced code where its class is one of the action's,
     /// else the class alone.
     ///
@@ -117,6 +123,20 @@ mod tests {
             (Action::Expanded, "", "2.0.0"),
         ] {
             assert_eq!(status(action, reply), expected, "{reply}");
+        }
+    }
+
+    #[test]
+    fn words_stand_without_their_codes() {
+        for (reply, words) in [
+            ("451 4.4.1 no answer", "no answer"),
+            ("451 no answer", "no answer"),
+            ("no answer", "no answer"),
+            ("451 4.4.1", "451 4.4.1"),
+            ("", ""),
+            ("550 5.4.7 given up; the last reply was: 451 4.4.1 no answer", "no answer"),
+        ] {
+            assert_eq!(Said::read(reply).words(), words, "{reply}");
         }
     }
 

@@ -161,15 +161,19 @@ fn outcome(report: &Report<'_>, recipient: &Reported<'_>, count: usize) -> Strin
     }
 }
 
-/// The last reply, marked as someone's words.
+/// The last reply, or what this server found, marked as not of this letter.
 fn quoted(start: &str, recipient: &Reported<'_>, said: &Said<'_>) -> String {
     if said.text.is_empty() {
         return String::new();
     }
-    let host = recipient.host.map_or("this server".to_owned(), |host| format!("the host {}", safe::host(host)));
-    let mut intro = format!("{start}{host} said:");
+    // The codes of our own findings are for programs: nobody said them to anybody.
+    let (who, what) = match recipient.host {
+        Some(host) => (format!("the host {} said", safe::host(host)), said.text),
+        None => ("this server found".to_owned(), said.words()),
+    };
+    let mut intro = format!("{start}{who}:");
     intro[..1].make_ascii_uppercase();
-    let reply = printable(said.text, limits::FOREIGN_TEXT);
+    let reply = printable(what, limits::FOREIGN_TEXT);
     paragraph(&intro) + &wrapped(&reply, "> ", "> ") + "\r\n"
 }
 
@@ -250,12 +254,17 @@ need help, forward all of this to postmaster@example.org.
         let mut report = sample();
         report.original.size = 35_400_000;
         for (reply, host, said) in [
-            ("552 5.3.4 too big", None, "This server said: > 552 5.3.4 too big The message is too large."),
+            ("552 5.3.4 too big", None, "This server found: > too big The message is too large."),
             ("552 5.3.4 too big", None, "can fetch them. It has 35.4 MB."),
             (
                 "550 5.4.7 given up; the last reply was: 451 4.4.1 no answer",
                 Some("mx"),
                 "After many tries it was given up. At the last one, the host mx said: > 451 4.4.1 no answer The",
+            ),
+            (
+                "550 5.4.7 given up; the last reply was: 451 4.4.1 mx [192.0.2.1] refused the connection",
+                None,
+                "At the last one, this server found: > mx [192.0.2.1] refused the connection The recipient's mail host could",
             ),
         ] {
             report.recipients[0].reply = Some(reply);
@@ -264,7 +273,8 @@ need help, forward all of this to postmaster@example.org.
             assert!(text.contains(said), "{text}");
         }
         report.recipients[0].reply = None;
-        assert!(!words(&report).contains("said:"));
+        let text = words(&report);
+        assert!(!text.contains("said:") && !text.contains("found:"), "{text}");
     }
 
     #[test]

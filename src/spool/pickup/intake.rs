@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{Uid, User, geteuid};
 
+use super::drop_error::{self, DropError};
 use super::line_ends::Canonical;
-use super::message::{self, Context, DropError, Owner};
+use super::message::{self, Context, Owner};
 use crate::io::clock::{self, Now};
 use crate::io::durable;
 use crate::limits;
@@ -220,7 +221,7 @@ fn set_aside(spool: &Spool, path: &Path, name: &OsStr, error: &DropError) -> io:
     let number = (0..10_000).find(free).ok_or(io::ErrorKind::AlreadyExists)?;
     let (bad, report) = (named(number, ".bad"), named(number, ".report"));
     let shown = bad.file_name().unwrap_or(name).display().to_string();
-    durable::write_new(&report, message::report(&shown, error).as_bytes())?;
+    durable::write_new(&report, drop_error::report(&shown, error).as_bytes())?;
     // It quotes nothing, and whoever dropped the file is to read it.
     fs::set_permissions(&report, fs::Permissions::from_mode(0o644))?;
     durable::rename_new(path, &bad)?;

@@ -5,8 +5,8 @@
 //! the line and what to do, and quotes nothing: its report may be read by others than its owner.
 
 use std::collections::HashSet;
-use std::fmt;
 
+use super::drop_error::DropError;
 use super::line_ends::Canonical;
 use crate::config::{Config, SenderGrant};
 use crate::limits;
@@ -52,46 +52,6 @@ pub struct Dropped {
     pub header_lines: usize,
     /// Where in the file the body begins.
     pub body_offset: usize,
-}
-
-/// Why a file can't be taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DropError {
-    /// The line, from 1; 0 is the whole file.
-    pub line: usize,
-    /// What is wrong.
-    pub what: String,
-    /// What would be right.
-    pub mend: String,
-}
-
-impl fmt::Display for DropError {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.line > 0 {
-            write!(out, "line {}: ", self.line)?;
-        }
-        write!(out, "{}; {}", self.what, self.mend)
-    }
-}
-
-impl std::error::Error for DropError {}
-
-impl DropError {
-    /// What is wrong, and what to do; line 0 is the file as a whole.
-    pub fn new(line: usize, what: impl Into<String>, mend: impl Into<String>) -> DropError {
-        DropError { line, what: what.into(), mend: mend.into() }
-    }
-}
-
-/// The text of `NAME.report`; `name` is that of the file beside it.
-pub fn report(name: &str, error: &DropError) -> String {
-    let place = if error.line > 0 { format!("line {} of {name}", error.line) } else { name.to_owned() };
-    let sendable = name.strip_suffix(".bad").unwrap_or(name);
-    format!(
-        "The message in {name} was not sent to anyone.\n\nWhere:     {place}\nWhat:      {}\nWhat to do: {}\n\n\
-         Then: mv {name} {sendable}\nThis report can be removed. The rules are in postrider-spool(5).\n",
-        error.what, error.mend
-    )
 }
 
 /// Reads the first octets of a file, in which its whole envelope and header must stand.
@@ -294,6 +254,7 @@ fn print(header: &Header<'_>, context: &Context<'_>) -> Result<Vec<u8>, DropErro
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spool::pickup::drop_error;
     use proptest::prelude::*;
 
     fn config() -> Config {
@@ -415,7 +376,7 @@ mod tests {
             (&large, 4, "header is larger"),
         ] {
             let error = read_as(&Owner::Trusted, text.as_bytes()).unwrap_err();
-            let report = report("x.eml.bad", &error);
+            let report = drop_error::report("x.eml.bad", &error);
             assert_eq!(error.line, line, "{error}");
             assert!(error.what.contains(word), "{error}");
             assert!(!error.mend.is_empty() && !report.contains("s3cret"), "{report}");
