@@ -59,6 +59,21 @@ pub const FULL_CHUNK: u64 = 1024;
 /// How long a client may take for a command, first to last octet, `limits.command_timeout` (RFC 5321 §4.5.3.2.7).
 pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// How long a TLS handshake may take, first to last octet: slow lines need a few seconds of it.
+pub const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Octets that a peer may send in a TLS handshake: the longest chains of certificates have a quarter of it.
+pub const TLS_HANDSHAKE: usize = 64 * 1024;
+
+/// Octets in a file with certificates or a key: the largest bundle of all known authorities has half of it.
+pub const CERTIFICATE_FILE: u64 = 1024 * 1024;
+
+/// Certificates that are read of `tls.certificates`, each looked at once a second.
+pub const CERTIFICATES: usize = 1000;
+
+/// Days that a certificate has left when this is warned of, once a day: those of 90 days are renewed at 30.
+pub const CERTIFICATE_DAYS: i64 = 14;
+
 /// How long a client may be silent inside a message (RFC 5321 §4.5.3.2.5 gives clients 3 minutes a block).
 pub const DATA_BLOCK_TIMEOUT: Duration = Duration::from_secs(180);
 

@@ -22,6 +22,7 @@ use log::Level;
 
 use crate::config::LogTarget;
 use crate::io::clock::{self, Now};
+use crate::io::table::LocatedError;
 use crate::limits;
 use crate::mail::address::{Address, ReversePath};
 use crate::mail::next_hop::NextHop;
@@ -34,7 +35,8 @@ static LOG_FILE: OnceLock<Mutex<LogFile>> = OnceLock::new();
 /// Opens the log and sends every line there from now on. Called once a process.
 pub fn start(target: &LogTarget) -> io::Result<()> {
     let mut builder = env_logger::Builder::new();
-    builder.filter_level(log::LevelFilter::Info);
+    // Other crates' lines are not in postrider-log(5).
+    builder.filter_level(log::LevelFilter::Off).filter_module(env!("CARGO_PKG_NAME"), log::LevelFilter::Info);
     builder.format(|out, record| {
         let time = clock::rfc3339_millis(Now::read().wall);
         writeln!(out, "{time} {} {}", record.level(), record.args())
@@ -260,6 +262,45 @@ pub fn panicked(thread: &str, message: &str, total: usize) {
 /// Something is short on this machine: descriptors, threads, memory.
 pub fn shortage(doing: &str, error: &io::Error) {
     event(Level::Error, None, "shortage").pair("doing", doing).pair("error", error).write();
+}
+
+// Certificates.
+
+/// A certificate is shown from now on; `days` it has left.
+pub fn certificate(file: &Path, names: &[String], days: i64) {
+    event(Level::Info, None, "certificate")
+        .pair("file", file.display())
+        .pair("names", names.join(","))
+        .pair("days", days)
+        .write();
+}
+
+/// No certificate is configured: one was made, which proves nothing to strangers.
+pub fn certificate_made(file: &Path, name: &str) {
+    event(Level::Warn, None, "certificate-made")
+        .pair("file", file.display())
+        .pair("names", name)
+        .pair("do", "set tls.certificate and tls.key to one that others trust")
+        .write();
+}
+
+/// A certificate or its key is of no use. The old one, if there is one, stays for the `days` that it has left.
+pub fn certificate_broken(error: &LocatedError, days: Option<i64>) {
+    event(Level::Error, None, "certificate-broken")
+        .pair("file", error.path.display())
+        .pair("error", &error.what)
+        .maybe("days", days)
+        .write();
+}
+
+/// A certificate has only `days` left, and should have been renewed.
+pub fn certificate_expires(file: &Path, days: i64) {
+    event(Level::Warn, None, "certificate-expires").pair("file", file.display()).pair("days", days).write();
+}
+
+/// A certificate's folder was removed: it is shown no more.
+pub fn certificate_gone(file: &Path) {
+    event(Level::Info, None, "certificate-gone").pair("file", file.display()).write();
 }
 
 // Connections.

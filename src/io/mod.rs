@@ -8,3 +8,5 @@ pub mod line;
 pub mod listener;
 pub mod stream;
 pub mod table;
+pub mod tls;
+pub mod x509;

@@ -3,15 +3,19 @@
 //! A read waits for its own timeout and never past the deadline set for the whole command; writes wait for as long as their
 //! [`Pace`] allows, one by one and all together, so that no peer holds a connection by reading slowly. [`Connections`] knows
 //! all that are open, up to a cap; at shutdown those that only wait for a command are woken with an end of input,
-//! the others once their time is over. Waiting too long is `TimedOut`.
+//! the others once their time is over. Waiting too long is `TimedOut`. TLS takes a [`Stream`] by value and gives it back
+//! upgraded; bounds and ends are the same over it.
 
 use std::collections::HashMap;
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustls::ServerConfig;
+
+use super::tls::{self, Layer, TlsFacts};
 use crate::limits;
 
 /// One open connection as all threads share it.
@@ -165,6 +169,13 @@ impl Pace {
 /// The reading and writing side of a [`Place`].
 #[derive(Debug)]
 pub struct Stream {
+    socket: Socket,
+    tls: Option<Box<(Layer, TlsFacts)>>,
+}
+
+/// What is below TLS.
+#[derive(Debug)]
+struct Socket {
     place: Place,
     timeout: Duration,
     deadline: Option<Instant>,
@@ -182,7 +193,7 @@ impl Stream {
     /// A stream that waits `timeout` for a read, and whose writes keep to `pace`.
     pub fn new(place: Place, timeout: Duration, pace: Pace) -> io::Result<Stream> {
         place.connection.stream.set_nodelay(true)?;
-        Ok(Stream {
+        let socket = Socket {
             place,
             timeout,
             deadline: None,
@@ -192,44 +203,100 @@ impl Stream {
             written: 0,
             write_waits: Duration::ZERO,
             stuck: false,
-        })
+        };
+        Ok(Stream { socket, tls: None })
+    }
+
+    /// The same connection after a TLS handshake, for which the client has the time that it had before, and no more than
+    /// [`limits::TLS_HANDSHAKE_TIMEOUT`]. A shutdown ends the handshake. An error with a [`rustls::Error`] inside is the
+    /// client's, or about what it can do; the connection is closed after any. The reader above must have been dropped
+    /// with all that it had read.
+    pub fn upgrade(mut self, config: &ServerConfig) -> io::Result<Stream> {
+        if self.tls.is_some() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "TLS inside TLS"));
+        }
+        let most = Instant::now().checked_add(limits::TLS_HANDSHAKE_TIMEOUT);
+        self.socket.deadline = self.socket.deadline.map_or(most, |deadline| Some(deadline).min(most));
+        self.set_waiting(true);
+        let agreed = tls::accept(config, &mut self.socket);
+        self.set_waiting(false);
+        self.tls = Some(Box::new(agreed?));
+        Ok(self)
+    }
+
+    /// What was agreed on with the client, once it is encrypted.
+    pub fn tls(&self) -> Option<&TlsFacts> {
+        self.tls.as_ref().map(|tls| &tls.1)
     }
 
     /// The client's address.
     pub fn peer(&self) -> SocketAddr {
-        self.place.connection.peer
+        self.socket.place.connection.peer
     }
 
     /// The address the client came to.
     pub fn local(&self) -> io::Result<SocketAddr> {
-        self.place.connection.stream.local_addr()
+        self.socket.place.connection.stream.local_addr()
     }
 
     /// Whether the server is about to stop.
     pub fn closing(&self) -> bool {
-        self.place.all.closing()
+        self.socket.place.all.closing()
     }
 
     /// Bounds each read from now on.
     pub fn set_timeout(&mut self, timeout: Duration) {
-        self.timeout = timeout;
+        self.socket.timeout = timeout;
     }
 
     /// Bounds all reads from now on together, until the next call.
     pub fn set_deadline(&mut self, whole: Duration) {
-        self.deadline = Instant::now().checked_add(whole);
+        self.socket.deadline = Instant::now().checked_add(whole);
     }
 
     /// Says whether reads from now on only wait for a command. At shutdown such reads find the end of input.
     pub fn set_waiting(&self, waiting: bool) {
-        self.place.connection.waiting.store(waiting, Ordering::SeqCst);
+        self.socket.place.connection.waiting.store(waiting, Ordering::SeqCst);
         if waiting && self.closing() {
-            let _ = self.place.connection.stream.shutdown(Shutdown::Read);
+            let _ = self.socket.place.connection.stream.shutdown(Shutdown::Read);
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let Some(tls) = &mut self.tls else { return };
+        let mut stream = &self.socket.place.connection.stream;
+        // Nobody is waited for any more.
+        if stream.set_nonblocking(true).is_ok() {
+            tls.0.close(&mut stream);
         }
     }
 }
 
 impl Read for Stream {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        match &mut self.tls {
+            None => self.socket.read(out),
+            Some(tls) => tls.0.read(&mut self.socket, out),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        match &mut self.tls {
+            None => self.socket.write(octets),
+            Some(tls) => tls.0.write(&mut self.socket, octets),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Read for Socket {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let wait = left.map_or(self.timeout, |left| left.min(self.timeout));
@@ -246,8 +313,9 @@ impl Read for Stream {
     }
 }
 
-impl Write for Stream {
-    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+impl Socket {
+    /// One write, which waits for no longer than the pace allows.
+    fn paced(&mut self, write: impl Fn(&TcpStream) -> io::Result<usize>) -> io::Result<usize> {
         let left = self.pace.allows(self.written).saturating_sub(self.write_waits);
         if self.stuck || left.is_zero() {
             self.stuck = true;
@@ -259,13 +327,23 @@ impl Write for Stream {
             self.write_timeout_set = Some(wait);
         }
         let begun = Instant::now();
-        let written = retry(|| (&self.place.connection.stream).write(octets));
+        let written = retry(|| write(&self.place.connection.stream));
         self.write_waits += begun.elapsed();
         match &written {
             Ok(count) => self.written += *count as u64,
             Err(error) => self.stuck |= error.kind() == io::ErrorKind::TimedOut,
         }
         written
+    }
+}
+
+impl Write for Socket {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        self.paced(|mut stream| stream.write(octets))
+    }
+
+    fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.paced(|mut stream| stream.write_vectored(pieces))
     }
 
     fn flush(&mut self) -> io::Result<()> {
