@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::auth::Gate;
 use crate::config::Config;
 use crate::delivery::Deliverer;
 use crate::dns::{self, Resolver};
@@ -151,7 +152,7 @@ impl Server {
         let (smtp, pop3) = capacity::connections(&config.limits);
         let (names, name_thread) = dns::reverse_names();
         let smtp_server = Arc::new(smtpd::connection::Server { spool: spool.clone(), site: site.clone(), names });
-        let pop3_server = Arc::new(pop3::connection::Server::new(site.clone()));
+        let pop3_server = Arc::new(pop3::connection::Server::new(site.clone(), Arc::new(Gate::new(site.clone()))));
         maillog::started(&config.hostname, &config.spool, method.name(), spool.queued());
 
         let mut start = threads::Starter::default();
