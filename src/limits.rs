@@ -102,6 +102,55 @@ pub const LOGIN_DELAY: Duration = Duration::from_secs(1);
 /// How many passwords are checked at once: each takes 19 MiB of memory for as long as it lasts.
 pub const LOGIN_CHECKS: usize = 4;
 
+/// Wrong passwords from one address (of IPv6 one /64, which is one host's) after which all its answers are delayed, by
+/// a second that doubles up to [`LOGIN_SLOWEST`]: a person who mistypes seldom needs as many.
+pub const LOGIN_FREE: u32 = 5;
+
+/// How long an answer is delayed at most: shorter than any client's patience, and than [`DRAIN`].
+pub const LOGIN_SLOWEST: Duration = Duration::from_secs(8);
+
+/// Wrong passwords after which an address is shut out, and for how long: a hundred guesses a day are left of millions.
+pub const LOGIN_FAILURES: u32 = 15;
+/// See [`LOGIN_FAILURES`].
+pub const LOGIN_SHUT_OUT: Duration = Duration::from_secs(900);
+
+/// After how long one wrong password is forgotten.
+pub const LOGIN_FORGOTTEN: Duration = Duration::from_secs(600);
+
+/// Wrong passwords for one name, from all over the world, after which answers about it are delayed by so much. Never
+/// more: its owner waits too.
+pub const LOGIN_NAME_FREE: u32 = 20;
+/// See [`LOGIN_NAME_FREE`].
+pub const LOGIN_NAME_DELAY: Duration = Duration::from_secs(2);
+
+/// Addresses, and names, whose wrong passwords are counted at a time, a few hundred octets each: beyond it those of long
+/// ago are forgotten.
+pub const LOGIN_CLIENTS: usize = 16 * 1024;
+/// See [`LOGIN_CLIENTS`].
+pub const LOGIN_NAMES: usize = 4096;
+
+/// Octets in a line of an AUTH exchange, in base64 (RFC 4954 §4).
+pub const AUTH_LINE: usize = 12_288;
+
+/// Octets in an AUTH command line that carries its first response; a longer one waits for the server (RFC 4954 §4).
+pub const AUTH_COMMAND: usize = 512;
+
+/// Octets of a nonce of SCRAM: those in use have 18 to 48.
+pub const SCRAM_NONCE: usize = 256;
+
+/// Octets of a salt of SCRAM: those in use have 8 to 64.
+pub const SCRAM_SALT: usize = 128;
+
+/// The fewest iterations of SCRAM-SHA-256 (RFC 7677 §4).
+pub const SCRAM_ITERATIONS_LEAST: u32 = 4096;
+
+/// The most: a second's work or so, which a client must do for any server that asks.
+pub const SCRAM_ITERATIONS_MOST: u32 = 1_000_000;
+
+/// The iterations of a new entry: each login costs the client this work, some 30 ms of a phone, and each guess costs a
+/// thief of the users file as much.
+pub const SCRAM_ITERATIONS: u32 = 100_000;
+
 /// How long a login waits for its turn to be checked: [`LOGIN_CHECKS`] guessers keep no owner out for longer.
 pub const LOGIN_WAIT: Duration = Duration::from_secs(10);
 

@@ -465,7 +465,7 @@ pub fn drop_waits(name: &Path, error: impl Display) {
     event(Level::Warn, None, "drop-waits").pair("file", name.display()).pair("error", error).write();
 }
 
-// POP3.
+// Logins.
 
 /// Someone opened a mailbox.
 pub fn login(client: IpAddr, mailbox: &Address, messages: usize, octets: u64) {
@@ -480,6 +480,15 @@ pub fn login(client: IpAddr, mailbox: &Address, messages: usize, octets: u64) {
 /// Someone did not; the client's address comes first, for programs that ban it.
 pub fn login_failed(client: IpAddr, name: &str, why: &str) {
     event(Level::Warn, None, "login-failed").pair("client", client).pair("name", name).pair("why", why).write();
+}
+
+/// Someone guesses: after so many wrong passwords every login from this address is refused for a while.
+pub fn shut_out(client: IpAddr, failures: u32, span: Duration) {
+    event(Level::Warn, None, "shut-out")
+        .pair("client", client)
+        .pair("failures", failures)
+        .pair("for", Span(span))
+        .write();
 }
 
 /// A mailbox was closed.

@@ -9,8 +9,9 @@ for pair in $wanted; do
     PATH="$PATH:/usr/sbin:/sbin" command -v "$program" >/dev/null 2>&1 || packages="$packages ${pair#*:}"
 done
 # Debian installs one mail server at a time: those beside Postfix are only unpacked, for which no account needs a right.
+# So is fail2ban, which would start to watch this host.
 unpack() {
-    for package in exim4-daemon-light opensmtpd; do
+    for package in exim4-daemon-light opensmtpd fail2ban; do
         place=${CARGO_TARGET_DIR:-target}/tmp/unpacked/$package
         [ ! -d "$place" ] || continue
         rm -rf "$place.new" && mkdir -p "$place.new/tree" || return

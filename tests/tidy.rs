@@ -9,7 +9,7 @@ use std::process::Command;
 const LAYERS: [&[&str]; 6] = [
     &["io", "limits"],
     &["mail"],
-    &["config", "users", "aliases", "route", "dns", "tls", "maillog"],
+    &["config", "users", "aliases", "route", "auth", "dns", "tls", "maillog"],
     &["spool", "maildir", "relay"],
     &["smtpd", "pop3", "delivery"],
     &["daemon", "cli", "main", "lib"],

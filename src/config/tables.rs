@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -14,7 +15,7 @@ use serde::de::{Deserializer, Error as _};
 
 use super::value;
 use crate::limits;
-use crate::mail::address::{Address, Domain};
+use crate::mail::address::{Address, AddressError, Domain};
 use crate::mail::next_hop::NextHop;
 
 /// The addresses listened on.
@@ -185,14 +186,31 @@ pub enum SenderGrant {
     Domain(Domain),
 }
 
+impl SenderGrant {
+    /// Whether it is for this address.
+    pub fn covers(&self, address: &Address) -> bool {
+        match self {
+            SenderGrant::Address(granted) => granted.folded() == address.folded(),
+            SenderGrant::Domain(domain) => address.domain() == Some(domain),
+        }
+    }
+}
+
+impl FromStr for SenderGrant {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<SenderGrant, AddressError> {
+        match text.strip_prefix('@') {
+            Some(domain) => domain.parse().map(SenderGrant::Domain),
+            None => text.parse().map(SenderGrant::Address),
+        }
+    }
+}
+
 impl<'de> Deserialize<'de> for SenderGrant {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<SenderGrant, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let grant = match text.strip_prefix('@') {
-            Some(domain) => domain.parse().map(SenderGrant::Domain),
-            None => text.parse().map(SenderGrant::Address),
-        };
-        grant.map_err(|error| D::Error::custom(format!("{text:?}: {error}")))
+        text.parse().map_err(|error| D::Error::custom(format!("{text:?}: {error}")))
     }
 }
 

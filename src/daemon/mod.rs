@@ -30,6 +30,7 @@ use std::time::{Duration, Instant};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::auth::Gate;
 use crate::config::Config;
 use crate::delivery::Deliverer;
 use crate::dns::{self, Resolver};
@@ -153,9 +154,10 @@ impl Server {
         let deliverer = Arc::new(Deliverer::new(&config.delivery, resolver));
         let (smtp, pop3) = capacity::connections(&config.limits);
         let (names, name_thread) = dns::reverse_names();
+        let gate = Arc::new(Gate::new(site.clone()));
         let smtp_server =
             Arc::new(smtpd::connection::Server { spool: spool.clone(), site: site.clone(), names, pace: Pace::CLIENT });
-        let pop3_server = Arc::new(pop3::connection::Server::new(site.clone(), Pace::CLIENT));
+        let pop3_server = Arc::new(pop3::connection::Server::new(site.clone(), gate, Pace::CLIENT));
         maillog::started(&config.hostname, &config.spool, method.name(), spool.queued());
 
         let writer = threads::writer(spool.clone(), writer)?;

@@ -13,5 +13,6 @@ pub mod parameter;
 pub mod queue_id;
 pub mod reply;
 pub mod rewrite;
+pub mod sasl;
 pub mod seven_bit;
 pub mod srs;

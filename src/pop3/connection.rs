@@ -16,6 +16,7 @@ use super::mailbox::Content;
 use super::message::Top;
 use super::reply::{self, Answer};
 use super::session::{Next, Rows, Session, Terms};
+use crate::auth;
 use crate::io::dot::Stuff;
 use crate::io::line::{Line, LineReader};
 use crate::io::stream::{Place, Stream};
@@ -118,7 +119,7 @@ impl Connection<'_> {
                 self.answer(&answer);
                 Err(if answer == reply::TOO_MANY_ERRORS {
                     End::Cut("too many errors")
-                } else if answer == reply::WRONG_TOO_OFTEN {
+                } else if answer == reply::WRONG_TOO_OFTEN || answer == reply::SHUT_OUT {
                     End::Cut("too many wrong passwords")
                 } else {
                     End::Over
@@ -143,7 +144,7 @@ impl Connection<'_> {
 
     /// Opens the mailbox, or says why not.
     fn log_in(&mut self, name: &str, password: &[u8]) -> Next {
-        let denied = match self.server.log_in(name, password) {
+        let denied = match self.server.log_in(self.client, name, password) {
             Ok(login) => {
                 let listing = &login.mailbox.listing;
                 maillog::login(self.client, &login.address, listing.left(), listing.octets());
@@ -152,18 +153,15 @@ impl Connection<'_> {
             Err(denied) => denied,
         };
         let (answer, why) = match denied {
-            Denied::Wrong(why) => (reply::WRONG, why),
+            Denied::Gate(denied) => (answer_to(denied), denied.why()),
+            Denied::Unsafe => (reply::WRONG, "the name can't be that of a folder"),
             Denied::InUse => (reply::IN_USE, "another session has the mailbox"),
-            Denied::Busy => (reply::BUSY, "too many logins at once"),
             Denied::Unreadable(address, error) => {
                 maillog::mailbox_error(&address, error);
                 (reply::CANNOT_OPEN, "the mailbox can't be read")
             }
         };
         maillog::login_failed(self.client, name, why);
-        if answer == reply::WRONG {
-            std::thread::sleep(limits::LOGIN_DELAY);
-        }
         self.session.deny(answer)
     }
 
@@ -255,6 +253,14 @@ impl Connection<'_> {
             // A client that hears nothing any more needs no last word.
             let _ = self.reader.get_mut().flush_out();
         }
+    }
+}
+
+fn answer_to(denied: auth::Denied) -> Answer {
+    match denied {
+        auth::Denied::Wrong(_) => reply::WRONG,
+        auth::Denied::ShutOut => reply::SHUT_OUT,
+        auth::Denied::Busy => reply::BUSY,
     }
 }
 

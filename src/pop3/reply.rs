@@ -76,6 +76,8 @@ answers! {
     WRONG = "-ERR [AUTH] wrong name or password";
     /// As [`WRONG`], once too often; the connection closes.
     WRONG_TOO_OFTEN = "-ERR [AUTH] wrong name or password, too often; closing";
+    /// To a login from an address that made too many wrong ones; the connection closes.
+    SHUT_OUT = "-ERR [SYS/TEMP] too many wrong passwords from your address; try again later";
     /// To a login while another session has the mailbox.
     IN_USE = "-ERR [IN-USE] another session has this mailbox open";
     /// To a login when too many others are being checked.

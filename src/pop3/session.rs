@@ -109,6 +109,9 @@ impl Session {
 
     /// After [`Next::Login`]: it is not, for the reason in `answer`.
     pub fn deny(&mut self, answer: Answer) -> Next {
+        if answer == reply::SHUT_OUT {
+            return Next::Close(answer);
+        }
         if answer == reply::WRONG {
             self.wrong_logins += 1;
             if self.wrong_logins >= limits::POP3_LOGINS {
@@ -319,6 +322,7 @@ mod tests {
             say(&mut session, "CAPA");
             assert!(matches!(say(&mut session, "PASS x"), Next::Login { .. }));
             assert_eq!(session.deny(reply::IN_USE), Next::Answer(reply::IN_USE), "no wrong password");
+            assert_eq!(session.deny(reply::SHUT_OUT), Next::Close(reply::SHUT_OUT));
             let last = round == limits::POP3_LOGINS;
             let expected = if last { Next::Close(reply::WRONG_TOO_OFTEN) } else { Next::Answer(reply::WRONG) };
             assert_eq!(session.deny(reply::WRONG), expected);

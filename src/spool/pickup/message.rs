@@ -8,7 +8,7 @@ use std::collections::HashSet;
 
 use super::drop_error::DropError;
 use super::line_ends::Canonical;
-use crate::config::{Config, SenderGrant};
+use crate::config::Config;
 use crate::limits;
 use crate::mail::address::{Address, Domain, ReversePath};
 use crate::mail::envelope::{Envelope, Recipient};
@@ -227,10 +227,7 @@ fn may_send_as(login: &str, address: &Address, config: &Config) -> bool {
     let own = address.local_part().eq_ignore_ascii_case(login)
         && address.domain().is_some_and(|domain| config.is_local(domain));
     let grants = config.drop.senders.get(login).map(Vec::as_slice).unwrap_or_default();
-    own || grants.iter().any(|grant| match grant {
-        SenderGrant::Address(granted) => granted.folded() == address.folded(),
-        SenderGrant::Domain(domain) => address.domain() == Some(domain),
-    })
+    own || grants.iter().any(|grant| grant.covers(address))
 }
 
 /// The header to send: without Bcc, and with what every message must have (RFC 5322 §3.6).
