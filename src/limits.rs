@@ -358,6 +358,18 @@ pub const RELAY_BLOCK_TIMEOUT: Duration = Duration::from_secs(180);
 /// sooner doubles mail (RFC 5321 §4.5.3.2.6).
 pub const RELAY_END_REPLY: Duration = Duration::from_secs(600);
 
+/// Octets of a password or a token with all that its file or its command has besides: tokens have a few thousand.
+pub const SECRET: u64 = 16 * 1024;
+
+/// How long a command may take that prints one: those for tokens ask a server elsewhere.
+pub const SECRET_COMMAND: Duration = Duration::from_secs(30);
+
+/// How long what such a command printed is used, unless a next hop refuses it: tokens are good for an hour, as a rule.
+pub const TOKEN_AGE: Duration = Duration::from_secs(30 * 60);
+
+/// How long the certificate authorities of a next hop are used until they are read again.
+pub const AUTHORITIES_AGE: Duration = Duration::from_secs(60);
+
 /// How long its reply to QUIT is waited for, which changes nothing.
 pub const RELAY_QUIT_REPLY: Duration = Duration::from_secs(5);
 

@@ -369,9 +369,19 @@ pub fn expanded(id: QueueId, recipients: usize, targets: usize) {
     event(Level::Info, Some(id), "expanded").pair("recipients", recipients).pair("targets", targets).write();
 }
 
-/// A target has it. `how` is `rename`, `copy`, or the host that took it.
-pub fn delivered(id: QueueId, to: &Address, how: impl Display, waited: Duration) {
-    event(Level::Info, Some(id), "delivered").pair("to", to).pair("how", how).pair("waited", Span(waited)).write();
+/// A target has it. `how` is `rename`, `copy`, or the host that took it; `tls` is what protected it on its way there.
+pub fn delivered(id: QueueId, to: &Address, (how, tls): (&str, Option<&str>), waited: Duration) {
+    event(Level::Info, Some(id), "delivered")
+        .pair("to", to)
+        .pair("how", how)
+        .maybe("tls", tls)
+        .pair("waited", Span(waited))
+        .write();
+}
+
+/// TLS with a host failed, and its mail goes there in clear.
+pub fn in_clear(id: QueueId, host: impl Display, reply: &str) {
+    event(Level::Info, Some(id), "in-clear").pair("host", host).pair("reply", reply).write();
 }
 
 /// A target has to wait.

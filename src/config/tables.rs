@@ -15,7 +15,7 @@ use serde::de::{Deserializer, Error as _};
 
 use super::value;
 use crate::limits;
-use crate::mail::address::{Address, AddressError, Domain};
+use crate::mail::address::{Address, AddressError, Domain, Host};
 use crate::mail::next_hop::NextHop;
 
 /// The addresses listened on.
@@ -73,6 +73,16 @@ impl Relay {
         let parents = std::iter::successors(above(domain), above);
         named(domain, false).or_else(|| parents.into_iter().find_map(|parent| named(&parent, true))).map(|hop| &hop.0)
     }
+
+    /// How this next hop is spoken with. The default is to ask for proof where a password would be shown, or all mail
+    /// passes; a smarthost on this host itself is not asked for any.
+    pub fn settings_of(&self, hop: &NextHop) -> HopSettings {
+        let mut settings = self.hops.get(&HopName(hop.clone())).cloned().unwrap_or_default();
+        let is_here = matches!(hop.host, Host::Literal(address) if address.is_loopback());
+        let is_dear = settings.user.is_some() || (self.smarthost.as_ref() == Some(hop) && !is_here);
+        settings.tls = settings.tls.or(is_dear.then_some(TlsLevel::Verified));
+        settings
+    }
 }
 
 /// A key of [`Relay::domains`]: a domain, or with a dot in front all below it.
@@ -105,7 +115,8 @@ pub struct HopName(#[serde(deserialize_with = "value::from_text")] pub NextHop);
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields, default)]
 pub struct HopSettings {
-    /// How much TLS it takes to speak with it; unset, `verified` for the smarthost and `opportunistic` for others.
+    /// How much TLS it takes to speak with it; unset, `verified` for the smarthost and where there is a login, and
+    /// `opportunistic` for others.
     pub tls: Option<TlsLevel>,
     /// A file with the certificates that may vouch for it, in place of the system's.
     pub ca: Option<PathBuf>,

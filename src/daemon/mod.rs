@@ -36,6 +36,7 @@ use crate::delivery::Deliverer;
 use crate::dns::{self, Resolver};
 use crate::io::account;
 use crate::io::listener::{self, Arrival};
+use crate::io::secrets::DirectSecrets;
 use crate::io::stream::{Connections, Full, Pace, Place};
 use crate::limits;
 use crate::mail::reply::{self, Reply};
@@ -151,7 +152,7 @@ impl Server {
         let resolver = Arc::new(Resolver::new(config.dns.resolver));
         let reloader = Arc::new(Reloader::new(config_path, loaded, resolver.clone()));
         let site = reloader.site();
-        let deliverer = Arc::new(Deliverer::new(&config.delivery, resolver));
+        let deliverer = Arc::new(Deliverer::new(&config.delivery, resolver, Arc::new(DirectSecrets)));
         let (smtp, pop3) = capacity::connections(&config.limits);
         let (names, name_thread) = dns::reverse_names();
         let gate = Arc::new(Gate::new(site.clone()));

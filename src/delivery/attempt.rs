@@ -46,7 +46,7 @@ fn by_rename(mut claim: Claim<'_>, address: &Address, site: &Site, deliverer: &D
     };
     let (id, waited) = (claim.id, claim.waited());
     let failure = match renamed {
-        Ok(Renamed::Done) => return maillog::delivered(id, address, "rename", waited),
+        Ok(Renamed::Done) => return maillog::delivered(id, address, ("rename", None), waited),
         Ok(Renamed::Impossible) => None,
         Err(error) => Some(Outcome::Deferred(local::broken(&error))),
     };
@@ -56,7 +56,7 @@ fn by_rename(mut claim: Claim<'_>, address: &Address, site: &Site, deliverer: &D
         None => attempt.run(),
         Some(outcome) => {
             attempt.is_real = true;
-            attempt.apply(0, outcome);
+            attempt.apply(0, outcome, None);
             attempt.settle();
         }
     }
@@ -105,7 +105,7 @@ impl<'a> Attempt<'a> {
         for at in self.open(Via::Mailbox) {
             let outcome = local::to_mailbox(&mut self.claim, &self.state.targets[at], at + 1, self.site);
             self.is_real = true;
-            self.apply(at, outcome);
+            self.apply(at, outcome, None);
         }
         for at in self.open(Via::Alias) {
             // There is nothing to try, and its reply says why.
@@ -152,17 +152,17 @@ impl<'a> Attempt<'a> {
             Turn::Full => self.is_full = true,
             Turn::Down(cause, wait) => {
                 self.note_down(wait);
-                group.targets.iter().for_each(|at| self.apply(*at, Outcome::Deferred(cause.clone())));
+                group.targets.iter().for_each(|at| self.apply(*at, Outcome::Deferred(cause.clone()), None));
             }
             Turn::Tried(outcomes, down_for) => {
                 match down_for {
                     Some(wait) => self.note_down(wait),
                     None => self.is_real = true,
                 }
-                for (at, (outcome, reports)) in group.targets.iter().zip(outcomes) {
-                    self.apply(*at, outcome);
+                for (at, answer) in group.targets.iter().zip(outcomes) {
+                    self.apply(*at, answer.outcome, answer.tls.as_deref());
                     let target = &mut self.state.targets[*at];
-                    if reports && target.status == Status::Delivered {
+                    if answer.reports && target.status == Status::Delivered {
                         // The sender's wish went with the message: the next host tells what becomes of it.
                         target.told = Told::End;
                     }
@@ -175,8 +175,8 @@ impl<'a> Attempt<'a> {
         self.down_for = Some(self.down_for.map_or(wait, |first| first.min(wait)));
     }
 
-    /// Notes the outcome of one target.
-    fn apply(&mut self, at: usize, outcome: Outcome) {
+    /// Notes the outcome of one target, and what protected it.
+    fn apply(&mut self, at: usize, outcome: Outcome, tls: Option<&str>) {
         self.tried.push(at);
         let (id, waited) = (self.claim.id, self.claim.waited());
         let target = &mut self.state.targets[at];
@@ -187,7 +187,7 @@ impl<'a> Attempt<'a> {
         let cause = match outcome {
             Outcome::Delivered(cause) => {
                 target.status = Status::Delivered;
-                maillog::delivered(id, &target.address, cause.host.as_deref().unwrap_or("copy"), waited);
+                maillog::delivered(id, &target.address, (cause.host.as_deref().unwrap_or("copy"), tls), waited);
                 cause
             }
             Outcome::Deferred(cause) => cause,

@@ -7,6 +7,7 @@
 //! | `local` | a copy into a mailbox here |
 //! | `group` | which targets go out together: pure |
 //! | `remote` | one group of targets, from finding the next hop to their outcomes |
+//! | `trust` | what a next hop has to prove, and who logs in there |
 //! | `hops` | which next hop has room, and which is down: pure |
 //! | `content` | what a next hop gets of a message |
 //! | `report` | what senders are told |
@@ -21,6 +22,7 @@ pub mod patience;
 mod plan;
 mod remote;
 mod report;
+mod trust;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,12 +30,14 @@ use std::thread;
 
 use crate::config::Delivery;
 use crate::dns::Resolver;
+use crate::io::secrets::Secrets;
 use crate::limits;
 use crate::relay::Pool;
 use crate::route::CurrentSite;
 use crate::spool::Spool;
 use remote::Remote;
 use report::Storm;
+use trust::Trust;
 
 /// What the delivery threads share.
 #[derive(Debug)]
@@ -44,9 +48,10 @@ pub struct Deliverer {
 }
 
 impl Deliverer {
-    /// For a pool of as many threads as `settings` says.
-    pub fn new(settings: &Delivery, resolver: Arc<Resolver>) -> Deliverer {
-        let remote = Remote { hops: hops::Hops::new(settings), pool: Pool::default(), resolver };
+    /// For a pool of as many threads as `settings` says. Logins at other hosts get their secrets from `secrets`.
+    pub fn new(settings: &Delivery, resolver: Arc<Resolver>, secrets: Arc<dyn Secrets>) -> Deliverer {
+        let (hops, trust) = (hops::Hops::new(settings), Trust::new(secrets));
+        let remote = Remote { hops, pool: Pool::default(), resolver, trust };
         Deliverer { remote, storm: Storm::default(), is_over: AtomicBool::new(false) }
     }
 

@@ -1,7 +1,7 @@
 //! Mail for one next hop: finding its servers, speaking with one after the other, and an outcome for each target.
 //!
 //! Promises: a target that a server said yes to is never offered to another; one that was not decided goes to the next
-//! server in the same attempt; sessions are used again. No thread waits for room at a hop. Which outcome is logged and
+//! server in the same attempt; sessions are used again, by the settings they were opened with. No thread waits for room at a hop. Which outcome is logged and
 //! written down is the attempt's business.
 
 use std::io;
@@ -11,13 +11,15 @@ use std::time::Duration;
 use super::content::{Asked, Outgoing};
 use super::group::Group;
 use super::hops::{Admission, Hops, Verdict};
+use super::trust::{Terms, Trust};
+use crate::config::HopSettings;
 use crate::dns::Resolver;
 use crate::mail::envelope::Recipient;
 use crate::mail::outcome::{Cause, Outcome};
 use crate::mail::reply::Enhanced;
 use crate::maillog;
 use crate::relay::exchangers::{self, Own, Server};
-use crate::relay::{Patience, Peer, Pool, Refusal, Session, Transaction};
+use crate::relay::{Patience, Peer, Pool, Protection, Refusal, Session, Transaction};
 use crate::route::{Site, Why};
 use crate::spool::{Claim, Spool};
 
@@ -30,18 +32,38 @@ pub struct Remote {
     pub pool: Pool,
     /// Finds the servers.
     pub resolver: Arc<Resolver>,
+    /// What servers have to prove, and who logs in.
+    pub trust: Trust,
 }
 
 /// What came of a group.
 #[derive(Debug)]
 pub enum Turn {
-    /// An outcome for each target of the group, in its order, and whether the hop reports on what it took (RFC 3461); and
-    /// for how long it is left alone now if it turned out to be down.
-    Tried(Vec<(Outcome, bool)>, Option<Duration>),
+    /// An answer for each target of the group, in its order; and for how long the hop is left alone now if it turned out to
+    /// be down.
+    Tried(Vec<Answer>, Option<Duration>),
     /// The hop has no room; the entry will be woken.
     Full,
     /// The hop is down, and is left alone for this long.
     Down(Cause, Duration),
+}
+
+/// What came of one target.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The outcome.
+    pub outcome: Outcome,
+    /// Whether the hop reports on what it took (RFC 3461).
+    pub reports: bool,
+    /// What protected the session, for the log.
+    pub tls: Option<String>,
+}
+
+impl Answer {
+    /// One that no session has part in.
+    fn of(outcome: Outcome) -> Answer {
+        Answer { outcome, reports: false, tls: None }
+    }
 }
 
 impl Remote {
@@ -57,6 +79,7 @@ impl Remote {
             remote: self,
             group,
             site,
+            settings: site.config.relay.settings_of(&group.hop),
             outcomes: vec![None; group.targets.len()],
             refusals: Vec::new(),
             worked: false,
@@ -84,7 +107,8 @@ struct Dialogue<'d> {
     remote: &'d Remote,
     group: &'d Group,
     site: &'d Site,
-    outcomes: Vec<Option<(Outcome, bool)>>,
+    settings: HopSettings,
+    outcomes: Vec<Option<Answer>>,
     /// Why servers did not take what is undecided.
     refusals: Vec<Refused>,
     /// Whether a server took part in a transaction to its end.
@@ -101,7 +125,7 @@ enum Refused {
 
 impl Dialogue<'_> {
     fn run(&mut self, claim: &mut Claim<'_>) {
-        if let Some(session) = self.remote.pool.take(&self.group.hop) {
+        if let Some(session) = self.remote.pool.take(&self.group.hop, &self.settings) {
             // What it does not decide is tried with a new one: it may just have grown old.
             self.speak(session, claim);
             self.refusals.clear();
@@ -123,19 +147,46 @@ impl Dialogue<'_> {
             if only_ipv4 && server.address.is_ipv6() {
                 continue;
             }
-            self.try_server(&server, claim);
+            if self.try_server(&server, claim) == Next::Stop {
+                return;
+            }
             only_ipv4 |= server.address.is_ipv6() && self.take_back_unnamed();
         }
     }
 
-    fn try_server(&mut self, server: &Server, claim: &mut Claim<'_>) {
+    fn try_server(&mut self, server: &Server, claim: &mut Claim<'_>) -> Next {
         let config = &self.site.config;
         let patience = Patience { connect: config.delivery.connect_timeout, reply: config.delivery.reply_timeout };
         let peer = Peer { address: server.address, name: &server.name, hello: config.hostname.as_str(), patience };
-        match Session::open(&peer) {
-            Ok(session) => self.speak(session, claim),
-            Err(Refusal { outcome, .. }) => self.refusals.push(Refused::Unreachable(outcome)),
+        match self.open(&peer) {
+            Ok(session) => {
+                if let Protection::Clear(Some(why)) = session.protection() {
+                    maillog::in_clear(claim.id, server, why);
+                }
+                self.speak(session, claim);
+                Next::Server
+            }
+            Err(Unopened { outcome, next }) => {
+                self.refusals.push(Refused::Unreachable(outcome));
+                next
+            }
         }
+    }
+
+    /// A session as the settings want it. A token that was asked for earlier may have grown old, and gets a successor.
+    fn open(&self, peer: &Peer<'_>) -> Result<Session, Unopened> {
+        let trust = &self.remote.trust;
+        let terms = || trust.terms(&self.group.hop, &self.settings).map_err(Unopened::by_settings);
+        let Terms { security, is_old } = terms()?;
+        let opened = Session::open(peer, &security);
+        let opened = match &opened {
+            Err(refusal) if refusal.is_about_login() => {
+                trust.forget(&self.settings);
+                if is_old { Session::open(peer, &terms()?.security) } else { opened }
+            }
+            _ => opened,
+        };
+        opened.map_err(Unopened::by_server)
     }
 
     /// Offers the session what is undecided.
@@ -154,9 +205,9 @@ impl Dialogue<'_> {
             }
         };
         if let Some(outcome) = outcome {
-            open.iter().for_each(|at| self.outcomes[*at] = Some((outcome.clone(), false)));
+            open.iter().for_each(|at| self.outcomes[*at] = Some(Answer::of(outcome.clone())));
         }
-        self.remote.pool.give(&self.group.hop, session);
+        self.remote.pool.give(&self.group.hop, &self.settings, session);
     }
 
     fn send(
@@ -177,10 +228,10 @@ impl Dialogue<'_> {
         let transaction =
             Transaction { reverse_path: &group.reverse_path, recipients: &recipients, parameters: &parameters };
         let sent = session.send(&transaction, &mut outgoing);
-        let reports = session.offers().dsn;
+        let (reports, tls) = (session.offers().dsn, session.protection().to_string());
         for (at, outcome) in open.iter().zip(sent.outcomes) {
             self.worked |= outcome.is_some();
-            self.outcomes[*at] = outcome.map(|outcome| (outcome, reports));
+            self.outcomes[*at] = outcome.map(|outcome| Answer { outcome, reports, tls: Some(tls.clone()) });
         }
         Ok(sent.broke)
     }
@@ -198,8 +249,8 @@ impl Dialogue<'_> {
         };
         let mut found = false;
         for outcome in &mut self.outcomes {
-            if let Some((refusal, _)) = outcome.take_if(|(outcome, _)| is_unnamed(outcome)) {
-                self.refusals.push(Refused::Broke(refusal));
+            if let Some(refusal) = outcome.take_if(|answer| is_unnamed(&answer.outcome)) {
+                self.refusals.push(Refused::Broke(refusal.outcome));
                 found = true;
             }
         }
@@ -207,7 +258,7 @@ impl Dialogue<'_> {
     }
 
     /// The outcome of each target, and what the hop has shown of itself.
-    fn end(self) -> (Vec<(Outcome, bool)>, Option<Verdict>) {
+    fn end(self) -> (Vec<Answer>, Option<Verdict>) {
         let undecided = self.refusals.iter().rev().map(Refused::outcome);
         // If one server can't be had now and another does not want it, now is the wrong time to tell.
         let deferred = undecided.clone().find(|outcome| matches!(outcome, Outcome::Deferred(_)));
@@ -225,7 +276,8 @@ impl Dialogue<'_> {
         let rest = rest.unwrap_or_else(|| {
             Outcome::Deferred(Cause::local(Enhanced(4, 4, 0), "no server of the next hop decided anything"))
         });
-        (self.outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(|| (rest.clone(), false))).collect(), verdict)
+        let answers = self.outcomes.into_iter();
+        (answers.map(|answer| answer.unwrap_or_else(|| Answer::of(rest.clone()))).collect(), verdict)
     }
 }
 
@@ -234,6 +286,32 @@ impl Refused {
         match self {
             Refused::Unreachable(outcome) | Refused::Broke(outcome) => outcome,
         }
+    }
+}
+
+/// What follows a server that was tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// The next one, if anything is undecided.
+    Server,
+    /// None: it would say the same, and wrong passwords that come often are counted.
+    Stop,
+}
+
+/// Why there is no session with a server.
+struct Unopened {
+    outcome: Outcome,
+    next: Next,
+}
+
+impl Unopened {
+    fn by_settings(outcome: Outcome) -> Unopened {
+        Unopened { outcome, next: Next::Stop }
+    }
+
+    fn by_server(refusal: Refusal) -> Unopened {
+        let next = if refusal.is_about_login() { Next::Stop } else { Next::Server };
+        Unopened { outcome: refusal.outcome, next }
     }
 }
 

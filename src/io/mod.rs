@@ -6,6 +6,7 @@ pub mod dot;
 pub mod durable;
 pub mod line;
 pub mod listener;
+pub mod secrets;
 pub mod stream;
 pub mod table;
 pub mod tls;

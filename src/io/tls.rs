@@ -9,9 +9,10 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rustls::pki_types::ServerName;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{Connection, ProtocolVersion, ServerConfig, ServerConnection};
+use rustls::{ClientConfig, ClientConnection, Connection, ProtocolVersion, ServerConfig, ServerConnection};
 
 use super::x509;
 use crate::limits;
@@ -32,7 +33,7 @@ pub struct Agreed {
     pub cipher: &'static str,
 }
 
-/// What a client's TLS connection is like.
+/// What a TLS connection is like.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFacts {
     /// Version and cipher suite.
@@ -71,6 +72,21 @@ pub fn accept(config: &ServerConfig, socket: &mut (impl Read + Write)) -> io::Re
         Connection::Client(_) => None,
     };
     let facts = TlsFacts { agreed: layer.agreed(), name, server_end_point, exporter: layer.exporter() };
+    Ok((layer, facts))
+}
+
+/// The client's side, after its handshake over `socket` with a server of this name.
+pub fn connect(
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+    socket: &mut (impl Read + Write),
+) -> io::Result<(Layer, TlsFacts)> {
+    let asked = name.to_str().into_owned();
+    let mut layer = Layer::new(ClientConnection::new(config, name).map_err(broken)?);
+    layer.handshake(socket)?;
+    let shown = layer.connection.peer_certificates().and_then(|chain| chain.first());
+    let server_end_point = shown.and_then(|certificate| x509::server_end_point(certificate));
+    let facts = TlsFacts { agreed: layer.agreed(), name: Some(asked), server_end_point, exporter: layer.exporter() };
     Ok((layer, facts))
 }
 

@@ -1,12 +1,14 @@
 //! Sessions that were opened for one message and wait a moment for the next.
 //!
 //! A connection to a next hop carries many messages before it is closed (DESIGN §4). What waits here is bounded in
-//! number and time; a session that the other host has ended meanwhile is noticed when it is taken.
+//! number and time; a session that the other host has ended meanwhile is noticed when it is taken. One that was opened with
+//! other settings than those of today is not taken: it is less secure, or someone else's.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Session;
+use crate::config::HopSettings;
 use crate::limits;
 use crate::mail::next_hop::NextHop;
 
@@ -19,17 +21,18 @@ pub struct Pool {
 #[derive(Debug)]
 struct Idle {
     hop: NextHop,
+    settings: HopSettings,
     session: Session,
     since: Instant,
 }
 
 impl Pool {
-    /// A session with this hop, if one waits that is still good.
-    pub fn take(&self, hop: &NextHop) -> Option<Session> {
+    /// A session with this hop by these settings, if one waits that is still good.
+    pub fn take(&self, hop: &NextHop, settings: &HopSettings) -> Option<Session> {
         loop {
-            let session = {
+            let mut session = {
                 let mut idle = self.idle();
-                let at = idle.iter().rposition(|idle| idle.hop == *hop)?;
+                let at = idle.iter().rposition(|idle| idle.hop == *hop && idle.settings == *settings)?;
                 idle.remove(at).session
             };
             if session.is_alive() {
@@ -39,7 +42,7 @@ impl Pool {
     }
 
     /// Lets a session wait, or ends it where it has had its share or too many wait already.
-    pub fn give(&self, hop: &NextHop, session: Session) {
+    pub fn give(&self, hop: &NextHop, settings: &HopSettings, session: Session) {
         if !session.is_reusable() {
             return;
         }
@@ -49,7 +52,7 @@ impl Pool {
             drop(idle);
             return session.quit();
         }
-        idle.push(Idle { hop: hop.clone(), session, since: Instant::now() });
+        idle.push(Idle { hop: hop.clone(), settings: settings.clone(), session, since: Instant::now() });
     }
 
     /// Ends those that have waited for [`limits::IDLE_SESSION`]. Waits shortly for each to say goodbye.

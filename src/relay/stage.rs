@@ -29,6 +29,10 @@ pub enum Stage {
     Greeting,
     /// EHLO, or HELO.
     Hello,
+    /// STARTTLS and the handshake after it, or the handshake that comes first.
+    StartTls,
+    /// AUTH.
+    Auth,
     /// RSET, where an earlier transaction did not come to its end.
     Reset,
     /// MAIL.
@@ -51,7 +55,10 @@ impl Stage {
     pub fn timeout(self, patience: &Patience) -> Duration {
         let asked = match self {
             Stage::Connect => return patience.connect,
-            Stage::Greeting | Stage::Hello | Stage::Reset | Stage::Mail | Stage::Rcpt => limits::RELAY_REPLY,
+            Stage::Greeting | Stage::Hello | Stage::Auth | Stage::Reset | Stage::Mail | Stage::Rcpt => {
+                limits::RELAY_REPLY
+            }
+            Stage::StartTls => limits::TLS_HANDSHAKE_TIMEOUT,
             Stage::Data => limits::RELAY_DATA_REPLY,
             Stage::Message => limits::RELAY_BLOCK_TIMEOUT,
             Stage::End => limits::RELAY_END_REPLY,
@@ -66,6 +73,8 @@ impl Stage {
             Stage::Connect => "we connected to it",
             Stage::Greeting => "we waited for its greeting",
             Stage::Hello => "we waited for its reply to EHLO or HELO",
+            Stage::StartTls => "we began TLS with it",
+            Stage::Auth => "we logged in there",
             Stage::Reset => "we waited for its reply to RSET",
             Stage::Mail => "we waited for its reply to MAIL",
             Stage::Rcpt => "we waited for its reply to RCPT",
@@ -87,6 +96,8 @@ mod tests {
         let rfc = [
             (Stage::Greeting, minutes(5)),
             (Stage::Hello, minutes(5)),
+            (Stage::StartTls, minutes(1)),
+            (Stage::Auth, minutes(5)),
             (Stage::Mail, minutes(5)),
             (Stage::Rcpt, minutes(5)),
             (Stage::Data, minutes(2)),

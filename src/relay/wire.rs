@@ -2,20 +2,20 @@
 //!
 //! The time is that of a whole reply or a whole block, however many reads and writes it takes, so that a hop that trickles
 //! is no better off than a silent one. A hop that has spoken before it was asked is out of step: its words could answer
-//! the wrong command, and the session is over. Every error is a [`Refusal`] in plain words. TLS will take a `Wire` by
-//! value and give a new one back, so that nothing that was read in clear outlives it.
+//! the wrong command, and the session is over. Every error is a [`Refusal`] in plain words. TLS takes a `Wire` by value and
+//! gives a new one back, so that nothing that was read in clear outlives it.
 
 use std::io::{self, Read, Write};
-use std::mem::MaybeUninit;
-use std::net::{SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::libc;
-use socket2::SockRef;
 
 use super::reply::{Answer, Collector};
+use super::security::Security;
+use super::socket::Socket;
 use super::stage::{Patience, Stage};
 use super::{Peer, Refusal};
+use crate::io::tls::{self, Layer, TlsFacts};
 use crate::limits;
 use crate::mail::outcome::{Cause, Outcome};
 use crate::mail::reply::Enhanced;
@@ -26,13 +26,10 @@ const INPUT: usize = 4096;
 /// An open connection.
 #[derive(Debug)]
 pub struct Wire {
-    stream: TcpStream,
+    socket: Socket,
+    tls: Option<Layer>,
     host: String,
     patience: Patience,
-    /// The longest single wait of the socket; the deadline is looked at after each.
-    wait: Duration,
-    read_timeout: Duration,
-    write_timeout: Duration,
     input: Box<[u8]>,
     start: usize,
     end: usize,
@@ -52,20 +49,30 @@ impl Wire {
     pub fn connect(peer: &Peer<'_>) -> Result<Wire, Refusal> {
         let host = host_of(peer);
         let patience = peer.patience;
-        let wait = limits::RELAY_WAIT.min(patience.reply);
-        open(peer.address, patience.connect, wait)
-            .map(|stream| Wire {
-                stream,
-                host: host.clone(),
-                patience,
-                wait,
-                read_timeout: wait,
-                write_timeout: wait,
-                input: vec![0; INPUT].into_boxed_slice(),
-                start: 0,
-                end: 0,
-            })
-            .map_err(|error| no_connection(&host, peer, &error))
+        match Socket::connect(peer.address, patience.connect, limits::RELAY_WAIT.min(patience.reply)) {
+            Ok(socket) => Ok(Wire::new(socket, None, host, patience)),
+            Err(error) => Err(no_connection(&host, peer, &error)),
+        }
+    }
+
+    fn new(socket: Socket, tls: Option<Layer>, host: String, patience: Patience) -> Wire {
+        Wire { socket, tls, host, patience, input: vec![0; INPUT].into_boxed_slice(), start: 0, end: 0 }
+    }
+
+    /// Goes on under TLS. Whatever came in clear is an attack then: someone has put words into the hop's mouth.
+    pub fn secure(mut self, peer: &Peer<'_>, security: &Security) -> Result<(Wire, TlsFacts), Refusal> {
+        let stage = Stage::StartTls;
+        if self.has_pending() {
+            return Err(self.out_of_step(stage, "said more in clear than that TLS may begin"));
+        }
+        self.socket.set_deadline(self.deadline(stage));
+        match tls::connect(security.config(), security.server_name(peer), &mut self.socket) {
+            Ok((layer, facts)) => Ok((Wire::new(self.socket, Some(layer), self.host, self.patience), facts)),
+            Err(error) => Err(match security.words(&error, peer) {
+                Some(text) => Refusal::deferred(stage, Enhanced(4, 7, 5), text),
+                None => self.broken(stage, &error),
+            }),
+        }
     }
 
     /// Sends a command, or several, or a block of a message. All of it, or what was sent has no end.
@@ -73,17 +80,17 @@ impl Wire {
         if self.has_pending() {
             return Err(self.out_of_step(stage, "spoke before it was asked"));
         }
-        let by = self.deadline(stage);
-        self.write_all(octets, by).map_err(|error| self.broken(stage, &error))
+        self.socket.set_deadline(self.deadline(stage));
+        self.write_all(octets).map_err(|error| self.broken(stage, &error))
     }
 
     /// Waits for the next reply.
     pub fn reply(&mut self, stage: Stage) -> Result<Answer, Refusal> {
-        let by = self.deadline(stage);
+        self.socket.set_deadline(self.deadline(stage));
         let mut collector = Collector::default();
         loop {
             if !self.has_pending() {
-                self.fill(by).map_err(|error| self.broken(stage, &error))?;
+                self.fill().map_err(|error| self.broken(stage, &error))?;
             }
             let (used, answer) = collector
                 .feed(&self.input[self.start..self.end])
@@ -136,7 +143,7 @@ impl Wire {
     /// A hop that does not keep to the protocol.
     pub fn out_of_step(&self, stage: Stage, what: &str) -> Refusal {
         let text = format!("{} broke the protocol while {}: it {what}", self.host, stage.words());
-        Refusal { stage, outcome: Outcome::Deferred(Cause::local(Enhanced(4, 5, 0), text)) }
+        Refusal::deferred(stage, Enhanced(4, 5, 0), text)
     }
 
     /// Whether the hop has said something that was not read yet.
@@ -145,19 +152,34 @@ impl Wire {
     }
 
     /// Whether the hop has said something, read or not, without waiting for it.
-    pub fn has_spoken(&self) -> bool {
+    pub fn has_spoken(&mut self) -> bool {
         self.has_pending() || self.peek().is_ok_and(|count| count > 0)
     }
 
     /// Whether the connection is open and the hop silent, as it should be between two transactions.
-    pub fn is_quiet(&self) -> bool {
+    pub fn is_quiet(&mut self) -> bool {
         !self.has_pending() && self.peek().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// How many octets wait in the socket, up to one, without waiting for them; none at the end.
-    fn peek(&self) -> io::Result<usize> {
-        let mut octet = [MaybeUninit::uninit()];
-        SockRef::from(&self.stream).recv_with_flags(&mut octet, libc::MSG_PEEK | libc::MSG_DONTWAIT)
+    /// Whether nobody else reads what is said.
+    pub fn is_encrypted(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Takes leave of TLS, as far as that can be done without a wait.
+    pub fn close(mut self) {
+        self.socket.set_deadline(Instant::now());
+        if let Some(layer) = &mut self.tls {
+            layer.close(&mut self.socket);
+        }
+    }
+
+    /// Octets that wait, without waiting for them; none at the end.
+    fn peek(&mut self) -> io::Result<usize> {
+        match &mut self.tls {
+            Some(layer) => layer.peek(&mut self.socket.come()),
+            None => self.socket.peek(),
+        }
     }
 
     fn broken(&self, stage: Stage, error: &io::Error) -> Refusal {
@@ -171,7 +193,7 @@ impl Wire {
             }
             _ => format!("the connection to {host} broke while {during}: {error}"),
         };
-        Refusal { stage, outcome: Outcome::Deferred(Cause::local(Enhanced(4, 4, 2), text)) }
+        Refusal::deferred(stage, Enhanced(4, 4, 2), text)
     }
 
     fn deadline(&self, stage: Stage) -> Instant {
@@ -179,63 +201,30 @@ impl Wire {
     }
 
     /// Reads what there is into the empty buffer. The end of the input is an error too.
-    fn fill(&mut self, by: Instant) -> io::Result<()> {
-        loop {
-            let wait = self.next_wait(by)?;
-            if self.read_timeout != wait {
-                self.stream.set_read_timeout(Some(wait))?;
-                self.read_timeout = wait;
-            }
-            match self.stream.read(&mut self.input) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(count) => {
-                    (self.start, self.end) = (0, count);
-                    return Ok(());
-                }
-                Err(error) if goes_on(&error) => {}
-                Err(error) => return Err(error),
+    fn fill(&mut self) -> io::Result<()> {
+        let read = match &mut self.tls {
+            Some(layer) => layer.read(&mut self.socket, &mut self.input),
+            None => self.socket.read(&mut self.input),
+        };
+        match read? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            count => {
+                (self.start, self.end) = (0, count);
+                Ok(())
             }
         }
     }
 
-    fn write_all(&mut self, mut octets: &[u8], by: Instant) -> io::Result<()> {
+    fn write_all(&mut self, mut octets: &[u8]) -> io::Result<()> {
         while !octets.is_empty() {
-            let wait = self.next_wait(by)?;
-            if self.write_timeout != wait {
-                self.stream.set_write_timeout(Some(wait))?;
-                self.write_timeout = wait;
-            }
-            match self.stream.write(octets) {
-                Ok(count) => octets = &octets[count..],
-                Err(error) if goes_on(&error) => {}
-                Err(error) => return Err(error),
-            }
+            let count = match &mut self.tls {
+                Some(layer) => layer.write(&mut self.socket, octets)?,
+                None => self.socket.write(octets)?,
+            };
+            octets = &octets[count..];
         }
         Ok(())
     }
-
-    /// How long the socket may wait next. Far from the deadline it is always the same, which saves a syscall a wait.
-    fn next_wait(&self, by: Instant) -> io::Result<Duration> {
-        let left = by.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        // The deadline is met to a second.
-        Ok(if left + Duration::from_secs(1) < self.wait { left } else { self.wait })
-    }
-}
-
-/// Interrupted, or a timeout of the socket: the deadline decides.
-fn goes_on(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
-}
-
-fn open(address: SocketAddr, patience: Duration, wait: Duration) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&address, patience)?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(wait))?;
-    stream.set_write_timeout(Some(wait))?;
-    Ok(stream)
 }
 
 /// Its name and its address; the address alone where it has no name.
@@ -266,7 +255,8 @@ fn no_connection(host: &str, peer: &Peer<'_>, error: &io::Error) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::TcpListener;
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::time::Duration;
 
     fn pair(reply: Duration) -> (Wire, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -327,7 +317,7 @@ mod tests {
 
     #[test]
     fn a_closed_connection_is_not_quiet() {
-        let (wire, hop) = pair(Duration::from_secs(10));
+        let (mut wire, hop) = pair(Duration::from_secs(10));
         drop(hop);
         while wire.is_quiet() {}
     }

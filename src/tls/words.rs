@@ -29,10 +29,10 @@ pub fn of_tls(error: &io::Error) -> Option<&Error> {
     error.get_ref()?.downcast_ref()
 }
 
-/// What `host` did wrong, or we.
-pub fn words(error: &Error, host: &str) -> String {
+/// What `host`, a server of the next hop that the configuration calls `hop`, did wrong, or we.
+pub fn words(error: &Error, host: &str, hop: &str) -> String {
     match error {
-        Error::InvalidCertificate(error) => of_certificate(error, host),
+        Error::InvalidCertificate(error) => of_certificate(error, host, hop),
         Error::NoCertificatesPresented => format!("{host} shows no certificate"),
         Error::AlertReceived(alert) => format!("{host} ended the handshake: it says {alert:?}"),
         Error::InvalidMessage(_) => format!("what {host} sends is no TLS"),
@@ -43,11 +43,11 @@ pub fn words(error: &Error, host: &str) -> String {
     }
 }
 
-fn of_certificate(error: &CertificateError, host: &str) -> String {
+fn of_certificate(error: &CertificateError, host: &str, hop: &str) -> String {
     let own = || {
         format!(
-            "if it is your own, name its certificate with relay.hops.\"{host}\".ca, or its key with \
-             relay.hops.\"{host}\".pin"
+            "if it is your own, name its certificate with relay.hops.\"{hop}\".ca, or its key with \
+             relay.hops.\"{hop}\".pin"
         )
     };
     match error {
@@ -77,7 +77,7 @@ fn of_certificate(error: &CertificateError, host: &str) -> String {
         }
         CertificateError::Other(other) => match other.0.downcast_ref::<WrongPin>() {
             Some(WrongPin(pin)) => {
-                format!("the key of {host} is not the one that relay.hops.\"{host}\".pin names: its pin is {pin}")
+                format!("the key of {host} is not the one that relay.hops.\"{hop}\".pin names: its pin is {pin}")
             }
             None => format!("the certificate of {host} proves nothing: {}; {}", other.0, own()),
         },

@@ -8,7 +8,8 @@ use postrider::mail::address::ReversePath;
 use postrider::mail::envelope::Recipient;
 use postrider::mail::outcome::{Cause, Outcome};
 use postrider::mail::parameter::{MailParameters, RcptParameters};
-use postrider::relay::{Content, Patience, Peer, Refusal, Sent, Session, Transaction};
+use postrider::relay::{Content, Patience, Peer, Refusal, Security, Sent, Session, Transaction};
+use postrider::tls::Level;
 
 /// A message in memory, which may say that it has another size, and break off.
 pub struct Letter {
@@ -59,7 +60,8 @@ pub const SHORT: Duration = Duration::from_secs(1);
 
 pub fn open(address: SocketAddr, reply: Duration) -> Result<Session, Refusal> {
     let patience = Patience { connect: LONG, reply };
-    Session::open(&Peer { address, name: "hop.example", hello: "mail.example.org", patience })
+    let security = Security::new("hop.example", Level::Opportunistic).unwrap();
+    Session::open(&Peer { address, name: "hop.example", hello: "mail.example.org", patience }, &security)
 }
 
 pub fn recipients(count: usize) -> Vec<Recipient> {
