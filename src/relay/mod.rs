@@ -57,6 +57,7 @@ pub use pool::Pool;
 pub use session::Session;
 pub use stage::{Patience, Stage};
 pub use transaction::{Content, Sent, Transaction};
+pub use wire::{NoTls, Wire};
 
 /// The host to speak to.
 #[derive(Clone, Copy, Debug)]
