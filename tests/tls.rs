@@ -1,6 +1,8 @@
 //! TLS against OpenSSL: its client speaks with our connections, and our client with servers that show what old hosts show.
 //!
-//! Skipped where the openssl command is not installed.
+//! Where the openssl command is not installed, the tests are named in the list of those skipped.
+
+mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -18,10 +20,10 @@ use rustls::ServerConfig;
 
 const LONG: Duration = Duration::from_secs(30);
 
-fn has_openssl() -> bool {
+fn has_openssl(test: &str) -> bool {
     let found = Command::new("openssl").arg("version").output().is_ok();
     if !found {
-        eprintln!("skipped: openssl is not installed");
+        support::skip(test, "openssl is not installed");
     }
     found
 }
@@ -86,7 +88,7 @@ fn s_client(address: SocketAddr, more: &[&str], input: &str) -> Output {
 
 #[test]
 fn openssl_speaks_with_us_by_either_version_at_once_and_after_starttls() {
-    if !has_openssl() {
+    if !has_openssl("openssl_speaks_with_us_by_either_version_at_once_and_after_starttls") {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -110,7 +112,7 @@ fn openssl_speaks_with_us_by_either_version_at_once_and_after_starttls() {
 
 #[test]
 fn old_versions_and_suites_are_refused() {
-    if !has_openssl() {
+    if !has_openssl("old_versions_and_suites_are_refused") {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -126,7 +128,7 @@ fn old_versions_and_suites_are_refused() {
 
 #[test]
 fn a_session_is_resumed_until_the_certificate_changes() {
-    if !has_openssl() {
+    if !has_openssl("a_session_is_resumed_until_the_certificate_changes") {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -210,7 +212,7 @@ impl Drop for OldHost {
 
 #[test]
 fn an_old_host_still_gets_tls_where_it_proves_nothing() {
-    if !has_openssl() {
+    if !has_openssl("an_old_host_still_gets_tls_where_it_proves_nothing") {
         return;
     }
     let sign = "openssl x509 -req -in req.pem -signkey key.pem -out cert.pem";
