@@ -7,7 +7,7 @@
 //! Time, level, queue id or `-`, event, then `key=value` pairs. Foreign octets are escaped, values with spaces quoted, long
 //! ones cut. Lines are written out before the 250 of a batch, at each warning and at least every second. The file is
 //! opened again when it was renamed or removed. A log that can't be written stops no mail: that goes to standard error,
-//! once. Each event is documented in postrider-log(5).
+//! once. Each event is documented in postrider-log(5). Long because it is a table of all of them.
 
 use std::fmt::{self, Display, Write as _};
 use std::fs::{File, OpenOptions};

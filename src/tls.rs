@@ -27,10 +27,10 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 pub use certificates::Certificates;
 pub use client::{Level, Roots, client_config, read_roots, system_roots};
 pub use files::{DirectFiles, Files, Stamp};
-pub use words::words;
+pub use words::{of_tls, words};
 
 /// The cryptography of the whole process.
-fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
     PROVIDER.get_or_init(|| Arc::new(aws_lc_rs::default_provider())).clone()
 }

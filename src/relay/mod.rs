@@ -7,7 +7,8 @@
 //! | `stage` | where in the dialogue: how long to wait, and the words for what went wrong there |
 //! | `reply` | octets become a reply, within bounds: pure |
 //! | `offers` | what EHLO said: pure |
-//! | `wire` | one connection: bounded reads and writes |
+//! | `socket` | reads and writes that end at a deadline |
+//! | `wire` | one connection, in clear or under TLS: octets out, replies in |
 //! | `session` | from the connection to QUIT |
 //! | `transaction` | from MAIL to the end of the message, once or more for one message |
 //! | `envelope` | the commands before the message, and what their replies decide |
@@ -42,6 +43,7 @@ mod offers;
 mod pool;
 mod reply;
 mod session;
+mod socket;
 mod stage;
 mod transaction;
 mod wire;
@@ -55,6 +57,7 @@ pub use pool::Pool;
 pub use session::Session;
 pub use stage::{Patience, Stage};
 pub use transaction::{Content, Sent, Transaction};
+pub use wire::{NoTls, Wire};
 
 /// The host to speak to.
 #[derive(Clone, Copy, Debug)]

@@ -27,7 +27,7 @@ impl Pool {
     /// A session with this hop, if one waits that is still good.
     pub fn take(&self, hop: &NextHop) -> Option<Session> {
         loop {
-            let session = {
+            let mut session = {
                 let mut idle = self.idle();
                 let at = idle.iter().rposition(|idle| idle.hop == *hop)?;
                 idle.remove(at).session

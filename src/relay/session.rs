@@ -50,7 +50,7 @@ impl Session {
 
     /// Whether the hop still waits for the next command, without waiting for it: one that closed has, or said 421
     /// meanwhile, does not.
-    pub fn is_alive(&self) -> bool {
+    pub fn is_alive(&mut self) -> bool {
         self.in_step && self.wire.is_quiet()
     }
 

@@ -27,6 +27,8 @@ pub enum Stage {
     Connect,
     /// Until its first reply.
     Greeting,
+    /// The TLS handshake.
+    Tls,
     /// EHLO, or HELO.
     Hello,
     /// RSET, where an earlier transaction did not come to its end.
@@ -52,6 +54,7 @@ impl Stage {
         let asked = match self {
             Stage::Connect => return patience.connect,
             Stage::Greeting | Stage::Hello | Stage::Reset | Stage::Mail | Stage::Rcpt => limits::RELAY_REPLY,
+            Stage::Tls => limits::TLS_HANDSHAKE_TIMEOUT,
             Stage::Data => limits::RELAY_DATA_REPLY,
             Stage::Message => limits::RELAY_BLOCK_TIMEOUT,
             Stage::End => limits::RELAY_END_REPLY,
@@ -65,6 +68,7 @@ impl Stage {
         match self {
             Stage::Connect => "we connected to it",
             Stage::Greeting => "we waited for its greeting",
+            Stage::Tls => "we agreed with it on TLS",
             Stage::Hello => "we waited for its reply to EHLO or HELO",
             Stage::Reset => "we waited for its reply to RSET",
             Stage::Mail => "we waited for its reply to MAIL",
@@ -86,6 +90,7 @@ mod tests {
         let minutes = |count: u64| Duration::from_secs(60 * count);
         let rfc = [
             (Stage::Greeting, minutes(5)),
+            (Stage::Tls, minutes(1)),
             (Stage::Hello, minutes(5)),
             (Stage::Mail, minutes(5)),
             (Stage::Rcpt, minutes(5)),

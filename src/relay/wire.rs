@@ -2,23 +2,26 @@
 //!
 //! The time is that of a whole reply or a whole block, however many reads and writes it takes, so that a hop that trickles
 //! is no better off than a silent one. A hop that has spoken before it was asked is out of step: its words could answer
-//! the wrong command, and the session is over. Every error is a [`Refusal`] in plain words. TLS will take a `Wire` by
-//! value and give a new one back, so that nothing that was read in clear outlives it.
+//! the wrong command, and the session is over. Every error is a [`Refusal`] in plain words. TLS takes a `Wire` by value and
+//! gives it back upgraded, so that nothing that was read in clear outlives it; close_notify is said when it is dropped.
 
 use std::io::{self, Read, Write};
-use std::mem::MaybeUninit;
-use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::libc;
-use socket2::SockRef;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection};
 
 use super::reply::{Answer, Collector};
+use super::socket::Socket;
 use super::stage::{Patience, Stage};
 use super::{Peer, Refusal};
+use crate::io::tls::{Agreed, Layer};
 use crate::limits;
 use crate::mail::outcome::{Cause, Outcome};
 use crate::mail::reply::Enhanced;
+use crate::tls;
 
 /// Octets read at once: a hundred short replies.
 const INPUT: usize = 4096;
@@ -26,13 +29,12 @@ const INPUT: usize = 4096;
 /// An open connection.
 #[derive(Debug)]
 pub struct Wire {
-    stream: TcpStream,
+    socket: Socket,
+    tls: Option<Box<Layer>>,
     host: String,
+    /// The host's name alone, for what is said of its certificate.
+    name: String,
     patience: Patience,
-    /// The longest single wait of the socket; the deadline is looked at after each.
-    wait: Duration,
-    read_timeout: Duration,
-    write_timeout: Duration,
     input: Box<[u8]>,
     start: usize,
     end: usize,
@@ -47,25 +49,66 @@ pub enum Said {
     No(Outcome),
 }
 
+/// Why TLS did not come about. The connection is closed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoTls {
+    /// The hop is not who it should be, or can't prove it.
+    Certificate(Refusal),
+    /// Both sides do not agree, or the hop does not speak TLS.
+    Handshake(Refusal),
+    /// The hop closed, or was silent for too long. Some do so where others say what they do not like.
+    Connection(Refusal),
+}
+
+impl NoTls {
+    /// What it means where mail can't go without TLS.
+    pub fn into_refusal(self) -> Refusal {
+        match self {
+            NoTls::Certificate(refusal) | NoTls::Handshake(refusal) | NoTls::Connection(refusal) => refusal,
+        }
+    }
+}
+
 impl Wire {
     /// Connects.
     pub fn connect(peer: &Peer<'_>) -> Result<Wire, Refusal> {
         let host = host_of(peer);
         let patience = peer.patience;
         let wait = limits::RELAY_WAIT.min(patience.reply);
-        open(peer.address, patience.connect, wait)
-            .map(|stream| Wire {
-                stream,
-                host: host.clone(),
-                patience,
-                wait,
-                read_timeout: wait,
-                write_timeout: wait,
-                input: vec![0; INPUT].into_boxed_slice(),
-                start: 0,
-                end: 0,
-            })
-            .map_err(|error| no_connection(&host, peer, &error))
+        let socket = Socket::open(peer.address, patience.connect, wait)
+            .map_err(|error| no_connection(&host, peer, &error))?;
+        let (name, input) = (peer.name.to_owned(), vec![0; INPUT].into_boxed_slice());
+        Ok(Wire { socket, tls: None, host, name, patience, input, start: 0, end: 0 })
+    }
+
+    /// The same connection after a TLS handshake. A hop that has said more in clear than it was asked for gets none: it
+    /// may be someone else who said it, for us to read as if it had been encrypted.
+    pub fn upgrade(mut self, config: Arc<ClientConfig>, name: ServerName<'static>) -> Result<Wire, NoTls> {
+        if self.has_pending() || self.tls.is_some() {
+            return Err(NoTls::Handshake(self.out_of_step(Stage::Tls, "spoke before it was asked")));
+        }
+        let connection = ClientConnection::new(config, name)
+            .map_err(|error| NoTls::Handshake(self.no_tls(tls::words(&error, &self.name))))?;
+        let mut layer = Layer::new(connection);
+        self.socket.by = self.deadline(Stage::Tls);
+        layer.handshake(&mut self.socket).map_err(|error| match tls::of_tls(&error) {
+            Some(error @ (rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented)) => {
+                NoTls::Certificate(self.no_tls(tls::words(error, &self.name)))
+            }
+            Some(error) => NoTls::Handshake(self.no_tls(tls::words(error, &self.name))),
+            None => NoTls::Connection(self.broken(Stage::Tls, &error)),
+        })?;
+        self.tls = Some(Box::new(layer));
+        Ok(self)
+    }
+
+    /// What was agreed on with the hop, once it is encrypted.
+    pub fn tls(&self) -> Option<Agreed> {
+        self.tls.as_ref().map(|tls| tls.agreed())
+    }
+
+    fn no_tls(&self, text: String) -> Refusal {
+        Refusal { stage: Stage::Tls, outcome: Outcome::Deferred(self.cause(Enhanced(4, 7, 5), text)) }
     }
 
     /// Sends a command, or several, or a block of a message. All of it, or what was sent has no end.
@@ -82,7 +125,7 @@ impl Wire {
         let by = self.deadline(stage);
         let mut collector = Collector::default();
         loop {
-            if !self.has_pending() {
+            if self.start == self.end {
                 self.fill(by).map_err(|error| self.broken(stage, &error))?;
             }
             let (used, answer) = collector
@@ -141,23 +184,25 @@ impl Wire {
 
     /// Whether the hop has said something that was not read yet.
     pub fn has_pending(&self) -> bool {
-        self.start < self.end
+        self.start < self.end || self.tls.as_ref().is_some_and(|tls| tls.ready() > 0)
     }
 
     /// Whether the hop has said something, read or not, without waiting for it.
-    pub fn has_spoken(&self) -> bool {
-        self.has_pending() || self.peek().is_ok_and(|count| count > 0)
+    pub fn has_spoken(&mut self) -> bool {
+        self.has_pending() || self.look().is_ok_and(|count| count > 0)
     }
 
     /// Whether the connection is open and the hop silent, as it should be between two transactions.
-    pub fn is_quiet(&self) -> bool {
-        !self.has_pending() && self.peek().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    pub fn is_quiet(&mut self) -> bool {
+        !self.has_pending() && self.look().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// How many octets wait in the socket, up to one, without waiting for them; none at the end.
-    fn peek(&self) -> io::Result<usize> {
-        let mut octet = [MaybeUninit::uninit()];
-        SockRef::from(&self.stream).recv_with_flags(&mut octet, libc::MSG_PEEK | libc::MSG_DONTWAIT)
+    /// Whether there is something to read, without waiting for it: octets, or zero at the end. Tickets are nothing.
+    fn look(&mut self) -> io::Result<usize> {
+        match &mut self.tls {
+            None => self.socket.peek(),
+            Some(tls) => self.socket.at_once(|stream| tls.peek(stream)),
+        }
     }
 
     fn broken(&self, stage: Stage, error: &io::Error) -> Refusal {
@@ -180,62 +225,41 @@ impl Wire {
 
     /// Reads what there is into the empty buffer. The end of the input is an error too.
     fn fill(&mut self, by: Instant) -> io::Result<()> {
-        loop {
-            let wait = self.next_wait(by)?;
-            if self.read_timeout != wait {
-                self.stream.set_read_timeout(Some(wait))?;
-                self.read_timeout = wait;
-            }
-            match self.stream.read(&mut self.input) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(count) => {
-                    (self.start, self.end) = (0, count);
-                    return Ok(());
-                }
-                Err(error) if goes_on(&error) => {}
-                Err(error) => return Err(error),
-            }
+        self.socket.by = by;
+        let count = match &mut self.tls {
+            None => self.socket.read(&mut self.input)?,
+            Some(tls) => tls.read(&mut self.socket, &mut self.input)?,
+        };
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
-    }
-
-    fn write_all(&mut self, mut octets: &[u8], by: Instant) -> io::Result<()> {
-        while !octets.is_empty() {
-            let wait = self.next_wait(by)?;
-            if self.write_timeout != wait {
-                self.stream.set_write_timeout(Some(wait))?;
-                self.write_timeout = wait;
-            }
-            match self.stream.write(octets) {
-                Ok(count) => octets = &octets[count..],
-                Err(error) if goes_on(&error) => {}
-                Err(error) => return Err(error),
-            }
-        }
+        (self.start, self.end) = (0, count);
         Ok(())
     }
 
-    /// How long the socket may wait next. Far from the deadline it is always the same, which saves a syscall a wait.
-    fn next_wait(&self, by: Instant) -> io::Result<Duration> {
-        let left = by.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
+    fn write_all(&mut self, mut octets: &[u8], by: Instant) -> io::Result<()> {
+        self.socket.by = by;
+        while !octets.is_empty() {
+            let count = match &mut self.tls {
+                None => self.socket.write(octets)?,
+                Some(tls) => tls.write(&mut self.socket, octets)?,
+            };
+            octets = &octets[count..];
         }
-        // The deadline is met to a second.
-        Ok(if left + Duration::from_secs(1) < self.wait { left } else { self.wait })
+        Ok(())
     }
 }
 
-/// Interrupted, or a timeout of the socket: the deadline decides.
-fn goes_on(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
-}
-
-fn open(address: SocketAddr, patience: Duration, wait: Duration) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&address, patience)?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(wait))?;
-    stream.set_write_timeout(Some(wait))?;
-    Ok(stream)
+impl Drop for Wire {
+    fn drop(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            // Nobody is waited for any more.
+            let _ = self.socket.at_once(|stream| {
+                tls.close(stream);
+                Ok(())
+            });
+        }
+    }
 }
 
 /// Its name and its address; the address alone where it has no name.
@@ -264,9 +288,12 @@ fn no_connection(host: &str, peer: &Peer<'_>, error: &io::Error) -> Refusal {
 }
 
 #[cfg(test)]
+mod tls_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::TcpListener;
+    use std::net::{TcpListener, TcpStream};
 
     fn pair(reply: Duration) -> (Wire, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -327,7 +354,7 @@ mod tests {
 
     #[test]
     fn a_closed_connection_is_not_quiet() {
-        let (wire, hop) = pair(Duration::from_secs(10));
+        let (mut wire, hop) = pair(Duration::from_secs(10));
         drop(hop);
         while wire.is_quiet() {}
     }
