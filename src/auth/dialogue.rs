@@ -41,7 +41,7 @@ struct Talk<'g> {
 #[derive(Debug)]
 pub enum Next<'g> {
     /// Send this as a challenge (`334 ` in SMTP, `+ ` in POP3), and give the next line to [`Dialogue::respond`].
-    Send(String, Dialogue<'g>),
+    Send(String, Box<Dialogue<'g>>),
     /// This user is in.
     In(Address),
     /// Nobody is.
@@ -85,7 +85,7 @@ impl<'g> Talk<'g> {
         loop {
             step = match step {
                 Step::Challenge(challenge, exchange) => {
-                    return Next::Send(challenge, Dialogue { talk: self, exchange });
+                    return Next::Send(challenge, Box::new(Dialogue { talk: self, exchange }));
                 }
                 Step::Check(credentials) => {
                     self.name = Some(credentials.name.clone());
