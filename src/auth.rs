@@ -135,11 +135,12 @@ impl Gate {
             if self.is_shut_out(client) {
                 return Err(Denied::ShutOut);
             }
-            judge(&site, address.as_ref(), credentials)
+            let verdict = judge(&site, address.as_ref(), credentials);
+            let print = self.prints.hash_one((&address, &credentials.password.0));
+            self.remember(client, address.as_ref(), Some(print), verdict.is_ok());
+            verdict
         };
-        let print = self.prints.hash_one((&address, &credentials.password.0));
-        self.note(client, address.as_ref(), Some(print), verdict.is_ok());
-        verdict.map_err(Denied::Wrong)
+        self.answer(verdict)
     }
 
     /// Looks up what someone has to prove; there is always something. Waits as [`Gate::check`] does.
@@ -168,8 +169,8 @@ impl Gate {
             return Err(Denied::ShutOut);
         }
         let verdict = address.and_then(|address| if proved { Ok(address) } else { Err("wrong password") });
-        self.note(client, counted.as_ref(), None, verdict.is_ok());
-        verdict.map_err(Denied::Wrong)
+        self.remember(client, counted.as_ref(), None, verdict.is_ok());
+        self.answer(verdict)
     }
 
     fn wait(&self, client: IpAddr, name: Option<&Address>) -> Result<(), Denied> {
@@ -180,15 +181,22 @@ impl Gate {
         Ok(())
     }
 
-    /// Remembers how a login went. The answer to a wrong one is held back.
-    fn note(&self, client: IpAddr, name: Option<&Address>, print: Option<u64>, is_right: bool) {
+    /// Remembers how a login went, before the next of the same client has its turn.
+    fn remember(&self, client: IpAddr, name: Option<&Address>, print: Option<u64>, is_right: bool) {
         if is_right {
             return self.guesses.succeeded(client);
         }
         if let Some(failures) = self.guesses.failed(client, name, print, (self.time.now)()) {
             maillog::shut_out(client, failures, limits::LOGIN_SHUT_OUT);
         }
-        (self.time.pass)(limits::LOGIN_DELAY);
+    }
+
+    /// The answer to a wrong password is held back.
+    fn answer(&self, verdict: Result<Address, &'static str>) -> Result<Address, Denied> {
+        if verdict.is_err() {
+            (self.time.pass)(limits::LOGIN_DELAY);
+        }
+        verdict.map_err(Denied::Wrong)
     }
 
     fn turn(&self) -> Option<Turn<'_>> {
@@ -363,12 +371,14 @@ pub(crate) mod tests {
     #[test]
     fn guesses_at_once_are_not_more_than_guesses_in_a_row() {
         let gate = Gate::without_waits(site(HASH));
-        std::thread::scope(|scope| {
-            for number in 0..100 {
-                let gate = &gate;
-                scope.spawn(move || gate.check(client(1), &Credentials::new("ann", format!("{number}").as_bytes())));
-            }
+        let guess = |number: u32| gate.check(client(1), &Credentials::new("ann", format!("{number}").as_bytes()));
+        let denied: Vec<_> = std::thread::scope(|scope| {
+            let all: Vec<_> = (0..100).map(|number| scope.spawn(move || guess(number))).collect();
+            all.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
+        let checked = denied.iter().filter(|denied| **denied != Err(Denied::ShutOut)).count();
+        let most = limits::LOGIN_FAILURES as usize + limits::LOGIN_CHECKS - 1;
+        assert!((limits::LOGIN_FAILURES as usize..=most).contains(&checked), "{checked}");
         let denied = gate.check(client(1), &Credentials::new("ann", b"correct horse"));
         assert_eq!(denied, Err(Denied::ShutOut));
     }

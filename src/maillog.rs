@@ -7,19 +7,20 @@
 //! Time, level, queue id or `-`, event, then `key=value` pairs. Foreign octets are escaped, values with spaces quoted, long
 //! ones cut. Lines are written out before the 250 of a batch, at each warning and at least every second. The file is
 //! opened again when it was renamed or removed. A log that can't be written stops no mail: that goes to standard error,
-//! once. Each event is documented in postrider-log(5).
+//! once. Each event is documented in postrider-log(5). Long because it is a table of all of them.
+
+mod file;
 
 use std::fmt::{self, Display, Write as _};
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use log::Level;
 
+use self::file::LogFile;
 use crate::config::LogTarget;
 use crate::io::clock::{self, Now};
 use crate::io::table::LocatedError;
@@ -63,54 +64,12 @@ pub fn reopen_if_moved() {
     }
 }
 
-struct LogFile {
-    path: PathBuf,
-    file: BufWriter<File>,
-    failing: bool,
-}
-
-impl LogFile {
-    fn open(path: &Path) -> io::Result<LogFile> {
-        Ok(LogFile { path: path.to_owned(), file: BufWriter::new(append(path)?), failing: false })
-    }
-
-    fn flush(&mut self) {
-        let result = self.file.flush();
-        self.note(result);
-    }
-
-    fn reopen_if_moved(&mut self) {
-        let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
-        let open = self.file.get_ref().metadata().map(identity).ok();
-        if std::fs::metadata(&self.path).map(identity).ok() == open {
-            return;
-        }
-        self.flush();
-        let reopened = append(&self.path).map(|file| self.file = BufWriter::new(file));
-        self.note(reopened);
-    }
-
-    fn note(&mut self, result: io::Result<()>) {
-        if let (Err(error), false) = (&result, self.failing) {
-            // The log itself is what fails: standard error is all that is left, and it may be closed too.
-            let _ = writeln!(io::stderr(), "postrider: cannot write {}: {error}", self.path.display());
-        }
-        self.failing = result.is_err();
-    }
-}
-
-fn append(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o640).open(path)
-}
-
 struct Pipe;
 
 impl Write for Pipe {
     fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
         if let Some(file) = LOG_FILE.get() {
-            let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-            let result = file.file.write_all(octets);
-            file.note(result);
+            file.lock().unwrap_or_else(PoisonError::into_inner).write(octets);
         }
         Ok(octets.len())
     }
@@ -536,18 +495,5 @@ mod tests {
             assert_eq!(Escaped(value).to_string(), shown);
         }
         assert!(Escaped(&"ß".repeat(4000)).to_string().len() <= limits::FOREIGN_TEXT);
-    }
-
-    #[test]
-    fn a_renamed_log_is_opened_anew() {
-        let folder = tempfile::tempdir().unwrap();
-        let (path, old) = (folder.path().join("log"), folder.path().join("log.1"));
-        let mut log = LogFile::open(&path).unwrap();
-        log.file.write_all(b"one\n").unwrap();
-        std::fs::rename(&path, &old).unwrap();
-        log.reopen_if_moved();
-        log.file.write_all(b"two\n").unwrap();
-        log.flush();
-        assert_eq!((std::fs::read(old).unwrap(), std::fs::read(path).unwrap()), (b"one\n".to_vec(), b"two\n".to_vec()));
     }
 }

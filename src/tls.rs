@@ -30,7 +30,7 @@ pub use files::{DirectFiles, Files, Stamp};
 pub use words::{of_tls, words};
 
 /// The cryptography of the whole process.
-fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
     PROVIDER.get_or_init(|| Arc::new(aws_lc_rs::default_provider())).clone()
 }

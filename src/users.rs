@@ -39,6 +39,8 @@ const EXTRA: usize = 6;
 pub struct Users {
     entries: BTreeMap<Address, User>,
     stand_in: Password,
+    /// Looked at for each offer, so not counted each time.
+    scram_iterations: Option<u32>,
 }
 
 #[derive(Clone, Debug)]
@@ -70,7 +72,10 @@ impl Users {
             }
         }
         let stand_in = commonest(entries.values().map(|user: &User| &user.password));
-        (Users { entries, stand_in }, errors)
+        let scram = |user: &User| user.password.scram_keys().is_some();
+        let all = !entries.is_empty() && entries.values().all(scram);
+        let scram_iterations = stand_in.scram_keys().filter(|_| all).map(|keys| keys.iterations());
+        (Users { entries, stand_in, scram_iterations }, errors)
     }
 
     /// Whether this is a user.
@@ -95,8 +100,7 @@ impl Users {
 
     /// How often most users' keys hash, if every user has such keys: only then may SCRAM be offered.
     pub fn scram_iterations(&self) -> Option<u32> {
-        let all = !self.entries.is_empty() && self.entries.values().all(|user| user.password.scram_keys().is_some());
-        self.stand_in.scram_keys().filter(|_| all).map(|keys| keys.iterations())
+        self.scram_iterations
     }
 
     /// Whether the file lets a user send as this address: his own, or one of his `postrider_senders`.
@@ -124,7 +128,7 @@ impl FromIterator<Address> for Users {
     fn from_iter<I: IntoIterator<Item = Address>>(addresses: I) -> Users {
         let user = || User { password: Password::of_nobody(), senders: Vec::new() };
         let entries = addresses.into_iter().map(|address| (address.folded(), user())).collect();
-        Users { entries, stand_in: Password::of_nobody() }
+        Users { entries, stand_in: Password::of_nobody(), scram_iterations: None }
     }
 }
 

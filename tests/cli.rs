@@ -335,17 +335,25 @@ fn typed(host: &Host, verb: &str, lines: &[&str]) -> (Ended, String) {
 }
 
 #[test]
-fn dovecot_takes_our_hash() {
+fn dovecot_takes_our_hashes() {
     let host = Host::new();
     host.add("ann@example.org", "correct horse");
-    let users = host.users();
-    let hash = users.trim_end().split_once(':').unwrap().1;
-    let doveadm = |password: &str| Command::new("doveadm").args(["pw", "-t", hash, "-p", password]).output();
-    let Ok(right) = doveadm("correct horse") else {
-        return skip("dovecot_takes_our_hash", "doveadm is not installed");
-    };
-    assert!(right.status.success(), "{right:?}");
-    assert!(!doveadm("wrong horse").unwrap().status.success());
+    let password = "correct horse\n";
+    host.run_with(&["user", "--scram", "add", "bob@example.org"], password).is(0);
+    host.run_with(&["user", "add", "carol@example.org"], password).is(0);
+    host.run_with(&["user", "passwd", "carol@example.org", "--scram"], password).is(0);
+    for (line, scheme) in host.users().lines().zip(["{ARGON2ID}", "{SCRAM-SHA-256}100000,", "{SCRAM-SHA-256}100000,"]) {
+        let hash = line.split_once(':').unwrap().1;
+        assert!(hash.starts_with(scheme), "{line}");
+        let doveadm = |password: &str| Command::new("doveadm").args(["pw", "-t", hash, "-p", password]).output();
+        let Ok(right) = doveadm("correct horse") else {
+            return skip("dovecot_takes_our_hashes", "doveadm is not installed");
+        };
+        assert!(right.status.success(), "{right:?}");
+        assert!(!doveadm("wrong horse").unwrap().status.success());
+    }
+    host.run(&["user", "remove", "ann@example.org", "--scram"]).fails(64, "only user add and user passwd know --scram");
+    host.run(&["check", "--scram"]).fails(64, "only user knows --scram");
 }
 
 #[test]

@@ -102,6 +102,7 @@ const NOT_SHOWN: [(&str, &str); 4] = [
     ("internal_error", "session and connection would have to disagree about the chunks of a message"),
     ("address_expired", "the address would have to hold a day of three weeks ago; src/smtpd/policy.rs tests it"),
     ("BUSY", "four passwords would have to be in the check for 10 s"),
+    ("SHUT_OUT", "this host itself, from where dialogues are spoken, never is; tests/guessing.rs shows it"),
     ("the local-part holds a control character", "no command can hold one; only tables are told this"),
 ];
 

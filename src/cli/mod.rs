@@ -83,13 +83,14 @@ With --offline it only reads files, and looks neither at this host nor into DNS.
 ";
 
 const USAGE_USER: &str = "\
-usage: postrider user add ADDRESS
-       postrider user passwd ADDRESS
+usage: postrider user add ADDRESS [--scram]
+       postrider user passwd ADDRESS [--scram]
        postrider user remove ADDRESS
        postrider user list
        each with [--config FILE]
 
 The password is asked for twice at a terminal, else it is the first line of standard input.
+With --scram it is kept as {SCRAM-SHA-256}; once every user's is, the server offers SCRAM.
 A running server takes the change up by itself.
 ";
 
@@ -182,7 +183,7 @@ fn dispatch(arguments: impl Iterator<Item = OsString>) -> Result<u8, Failure> {
     match words[..] {
         ["serve"] => serve(&config),
         ["check"] => check::run(&config, matches.opt_present("offline")),
-        ["user", ref rest @ ..] => user::run(&config, rest).map(|()| exit::OK),
+        ["user", ref rest @ ..] => user::run(&config, rest, matches.opt_present("scram")).map(|()| exit::OK),
         ["queue", ref rest @ ..] => {
             let flags = queue::Flags { json: matches.opt_present("json"), yes: matches.opt_present("yes") };
             queue::run(&config, rest, flags)
@@ -197,8 +198,8 @@ fn dispatch(arguments: impl Iterator<Item = OsString>) -> Result<u8, Failure> {
 }
 
 /// Options that only one verb knows.
-const OPTIONS_OF_VERBS: [(&str, &str); 4] =
-    [("offline", "check"), ("json", "queue"), ("yes", "queue"), ("from", "route")];
+const OPTIONS_OF_VERBS: [(&str, &str); 5] =
+    [("offline", "check"), ("json", "queue"), ("yes", "queue"), ("from", "route"), ("scram", "user")];
 
 fn options() -> Options {
     let mut options = Options::new();
@@ -208,6 +209,7 @@ fn options() -> Options {
     options.optflag("", "offline", "");
     options.optflag("", "json", "");
     options.optflag("", "yes", "");
+    options.optflag("", "scram", "");
     options.optopt("", "from", "", "ADDRESS");
     options
 }

@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn what_came_in_clear_behind_starttls_is_dropped() {
-        let mut reader = LineReader::new(Pieces(b"STARTTLS\r\nMAIL FROM:<a@b.example>\r\nlater\r\n", 36));
+        let mut reader = LineReader::new(Pieces(b"STARTTLS\r\nMAIL FROM:<a@b.example>\r\nlater\r\n", 35));
         assert_eq!(reader.line(64).unwrap(), Line::Text(b"STARTTLS"));
         assert!(reader.has_pending());
         let mut reader = LineReader::new(reader.into_inner());

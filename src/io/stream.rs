@@ -363,6 +363,9 @@ fn retry(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
 }
 
 #[cfg(test)]
+mod tls_tests;
+
+#[cfg(test)]
 pub(crate) mod tests {
     use super::*;
     use std::net::TcpListener;

@@ -122,7 +122,7 @@ impl Layer {
             if read > limits::TLS_HANDSHAKE {
                 return Err(broken(rustls::Error::General("a handshake without an end".to_owned())));
             }
-            match self.connection.read_tls(socket)? {
+            match self.receive(socket)? {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                 count => read += count,
             }
@@ -144,7 +144,7 @@ impl Layer {
         Agreed { version, cipher: cipher.unwrap_or("unknown") }
     }
 
-    fn exporter(&self) -> Option<[u8; 32]> {
+    pub(super) fn exporter(&self) -> Option<[u8; 32]> {
         if self.connection.protocol_version() != Some(ProtocolVersion::TLSv1_3) {
             return None;
         }
@@ -165,7 +165,7 @@ impl Layer {
                 Err(error) => return Err(error),
             }
             self.flush(socket)?;
-            if self.connection.read_tls(socket)? == 0 {
+            if self.receive(socket)? == 0 {
                 return Ok(0);
             }
             if let Err(error) = self.decrypt() {
@@ -190,10 +190,16 @@ impl Layer {
     /// How many octets of the peer's can be read, zero at the end, with a socket that does not wait: its `WouldBlock` says
     /// that there are none now, though there may have been records without any, such as tickets.
     pub fn peek(&mut self, socket: &mut impl Read) -> io::Result<usize> {
-        while self.ready == 0 && self.connection.read_tls(socket)? > 0 {
+        while self.ready == 0 && self.receive(socket)? > 0 {
             self.decrypt()?;
         }
         Ok(self.ready)
+    }
+
+    /// Whether the peer has said close_notify.
+    #[cfg(test)]
+    pub fn has_said_goodbye(&mut self) -> bool {
+        self.connection.process_new_packets().is_ok_and(|state| state.peer_has_closed())
     }
 
     /// Says close_notify (RFC 8446 §6.1), as far as `socket` takes it at once.
@@ -201,6 +207,14 @@ impl Layer {
         self.connection.send_close_notify();
         // A peer that is gone, or reads nothing, misses nothing.
         let _ = self.connection.write_tls(socket);
+    }
+
+    fn receive(&mut self, socket: &mut impl Read) -> io::Result<usize> {
+        self.connection.read_tls(socket).map_err(|error| match error.kind() {
+            // No socket's error: the peer's message is larger than any may be.
+            io::ErrorKind::InvalidData => broken(rustls::Error::General(error.to_string())),
+            _ => error,
+        })
     }
 
     fn flush(&mut self, socket: &mut impl Write) -> io::Result<()> {

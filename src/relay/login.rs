@@ -7,7 +7,6 @@ use super::security::{Credentials, Security};
 use super::stage::Stage;
 use super::wire::{Said, Wire};
 use super::{Peer, Refusal};
-use crate::io::tls::TlsFacts;
 use crate::mail::reply::Enhanced;
 use crate::mail::sasl::Bindings;
 use crate::mail::sasl::client::{self, Exchange, Login, Setting, Start};
@@ -15,18 +14,14 @@ use crate::mail::sasl::client::{self, Exchange, Login, Setting, Start};
 /// The password or the token is not the right one (RFC 5248 §2.4, X.7.8).
 pub const REFUSED: Enhanced = Enhanced(4, 7, 8);
 
-/// Logs in by the best of the mechanisms that are `offered`; `facts` are those of the connection's TLS.
-pub fn log_in(
-    wire: &mut Wire,
-    offered: &str,
-    (peer, security): (&Peer<'_>, &Security),
-    facts: Option<&TlsFacts>,
-) -> Result<(), Refusal> {
+/// Logs in by the best of the mechanisms that are `offered`, if there is a login.
+pub fn log_in(wire: &mut Wire, offered: &str, (peer, security): (&Peer<'_>, &Security)) -> Result<(), Refusal> {
     let Some(credentials) = security.credentials() else { return Ok(()) };
     let attempt = Attempt { security, credentials, host: wire.host().to_owned() };
-    if !security.is_private(peer, wire.is_encrypted()) {
+    if !security.is_private(peer, wire.facts().is_some()) {
         return Err(attempt.in_clear());
     }
+    let facts = wire.facts();
     let setting = Setting {
         protected: true,
         bindings: Bindings {

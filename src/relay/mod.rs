@@ -8,8 +8,8 @@
 //! | `reply` | octets become a reply, within bounds: pure |
 //! | `offers` | what EHLO said: pure |
 //! | `security` | how much TLS it takes, who logs in, and what came of it |
-//! | `socket` | reads and writes with a deadline |
-//! | `wire` | one connection: octets out, replies in, in clear or under TLS |
+//! | `socket` | reads and writes that end at a deadline |
+//! | `wire` | one connection, in clear or under TLS: octets out, replies in |
 //! | `login` | AUTH |
 //! | `session` | from the connection to QUIT |
 //! | `transaction` | from MAIL to the end of the message, once or more for one message |

@@ -79,6 +79,14 @@ impl Security {
         Security { credentials, ..self }
     }
 
+    /// As if tickets were used: some hops give them unasked.
+    #[cfg(test)]
+    pub(super) fn allow_tickets(&mut self) {
+        let mut config = (*self.config).clone();
+        config.resumption = rustls::client::Resumption::in_memory_sessions(1);
+        self.config = Arc::new(config);
+    }
+
     /// The name of the hop, in the configuration.
     pub(super) fn hop(&self) -> &str {
         &self.hop
@@ -102,9 +110,9 @@ impl Security {
         ServerName::try_from(peer.name.to_owned()).unwrap_or_else(|_| address())
     }
 
-    /// What TLS has to say about its failure, if it is what failed.
-    pub(super) fn words(&self, error: &io::Error, peer: &Peer<'_>) -> Option<String> {
-        tls::of_tls(error).map(|error| tls::words(error, peer.name, &self.hop))
+    /// What TLS has to say about its failure with the server `name`, if it is what failed.
+    pub(super) fn words(&self, error: &io::Error, name: &str) -> Option<String> {
+        tls::of_tls(error).map(|error| tls::words(error, name, &self.hop))
     }
 
     /// Whether there is no session without TLS.
@@ -133,7 +141,7 @@ impl Security {
              tls = \"opportunistic\" there would send mail in clear",
             self.hop
         );
-        Refusal::deferred(Stage::StartTls, Enhanced(4, 7, 4), text)
+        Refusal::deferred(Stage::Tls, Enhanced(4, 7, 4), text)
     }
 }
 

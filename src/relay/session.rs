@@ -9,7 +9,6 @@ use super::security::{Protection, Security};
 use super::stage::Stage;
 use super::wire::{Said, Wire};
 use super::{Peer, Refusal};
-use crate::io::tls::TlsFacts;
 use crate::mail::outcome::Outcome;
 use crate::mail::reply::Enhanced;
 
@@ -32,7 +31,7 @@ impl Session {
     /// in clear.
     pub fn open(peer: &Peer<'_>, security: &Security) -> Result<Session, Refusal> {
         match Opening::new(peer, security)?.run(true) {
-            Err(refusal) if refusal.stage == Stage::StartTls && security.allows_clear(peer) => {
+            Err(refusal) if refusal.stage == Stage::Tls && security.allows_clear(peer) => {
                 let mut session = Opening::new(peer, security)?.run(false)?;
                 session.protection = Protection::Clear(Some(words(&refusal)));
                 Ok(session)
@@ -71,7 +70,6 @@ impl Session {
     pub fn quit(mut self) {
         if self.is_reusable() {
             let _ = self.wire.ask(Stage::Quit, "QUIT\r\n");
-            self.wire.close();
         }
     }
 }
@@ -81,12 +79,11 @@ struct Opening<'a> {
     peer: &'a Peer<'a>,
     security: &'a Security,
     wire: Wire,
-    facts: Option<TlsFacts>,
 }
 
 impl<'a> Opening<'a> {
     fn new(peer: &'a Peer<'a>, security: &'a Security) -> Result<Opening<'a>, Refusal> {
-        Ok(Opening { peer, security, wire: Wire::connect(peer)?, facts: None })
+        Ok(Opening { peer, security, wire: Wire::connect(peer)? })
     }
 
     fn run(mut self, with_tls: bool) -> Result<Session, Refusal> {
@@ -96,7 +93,7 @@ impl<'a> Opening<'a> {
         let greeting = self.wire.reply(Stage::Greeting)?;
         accept(Stage::Greeting, self.wire.judge(Stage::Greeting, &greeting, 2)?)?;
         let mut hello = self.greet()?;
-        if with_tls && self.facts.is_none() {
+        if with_tls && self.wire.facts().is_none() {
             if hello.starttls {
                 self = self.start_tls()?;
                 // What was offered in clear anyone may have said (RFC 3207 §4.2).
@@ -105,8 +102,8 @@ impl<'a> Opening<'a> {
                 return Err(self.security.not_offered(self.wire.host()));
             }
         }
-        login::log_in(&mut self.wire, &hello.mechanisms, (self.peer, self.security), self.facts.as_ref())?;
-        let protection = self.facts.map_or(Protection::Clear(None), |facts| self.security.protection(&facts));
+        login::log_in(&mut self.wire, &hello.mechanisms, (self.peer, self.security))?;
+        let protection = self.wire.facts().map_or(Protection::Clear(None), |facts| self.security.protection(facts));
         let (wire, offers) = (self.wire, hello.offers);
         Ok(Session { wire, offers, protection, transactions: 0, unfinished: false, in_step: true })
     }
@@ -124,19 +121,19 @@ impl<'a> Opening<'a> {
     }
 
     fn start_tls(mut self) -> Result<Opening<'a>, Refusal> {
-        let answer = self.wire.ask(Stage::StartTls, "STARTTLS\r\n")?;
-        match self.wire.judge(Stage::StartTls, &answer, 2)? {
+        let answer = self.wire.ask(Stage::Tls, "STARTTLS\r\n")?;
+        match self.wire.judge(Stage::Tls, &answer, 2)? {
             Said::Yes(_) => self.secure(),
             Said::No(_) => {
                 let text = format!("{} offers STARTTLS and refuses it: {}", self.wire.host(), answer.reply());
-                Err(Refusal::deferred(Stage::StartTls, Enhanced(4, 7, 4), text))
+                Err(Refusal::deferred(Stage::Tls, Enhanced(4, 7, 4), text))
             }
         }
     }
 
     fn secure(self) -> Result<Opening<'a>, Refusal> {
-        let (wire, facts) = self.wire.secure(self.peer, self.security)?;
-        Ok(Opening { wire, facts: Some(facts), ..self })
+        let name = self.security.server_name(self.peer);
+        Ok(Opening { wire: self.wire.upgrade(self.security, name)?, ..self })
     }
 }
 
@@ -144,7 +141,7 @@ impl<'a> Opening<'a> {
 /// handshake may fail after ours.
 fn of_tls(refusal: Refusal) -> Refusal {
     match &refusal.outcome {
-        Outcome::Deferred(cause) if cause.host.is_none() => Refusal { stage: Stage::StartTls, ..refusal },
+        Outcome::Deferred(cause) if cause.host.is_none() => Refusal { stage: Stage::Tls, ..refusal },
         _ => refusal,
     }
 }

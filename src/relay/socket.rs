@@ -1,9 +1,6 @@
-//! The socket below a session: each read and each write ends by the deadline, however often it is cut short.
-//!
-//! TLS reads and writes through here as well, so that a handshake is bounded like a reply. An error is that of the system,
-//! `TimedOut` once the deadline has passed; the end of the input is a read of nothing.
+//! The socket of a connection to a next hop: each read and write ends at a deadline, however often the socket itself waits.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -11,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::libc;
 use socket2::SockRef;
 
-/// A connected socket.
+/// A connection whose waits end at [`Socket::by`].
 #[derive(Debug)]
 pub struct Socket {
     stream: TcpStream,
@@ -19,12 +16,13 @@ pub struct Socket {
     wait: Duration,
     read_timeout: Duration,
     write_timeout: Duration,
-    by: Instant,
+    /// When reads and writes are to have come to an end: `TimedOut`, then.
+    pub by: Instant,
 }
 
 impl Socket {
-    /// Connects within `patience`. Single waits take `wait` at most.
-    pub fn connect(address: SocketAddr, patience: Duration, wait: Duration) -> io::Result<Socket> {
+    /// Connects within `patience`.
+    pub fn open(address: SocketAddr, patience: Duration, wait: Duration) -> io::Result<Socket> {
         let stream = TcpStream::connect_timeout(&address, patience)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(wait))?;
@@ -32,20 +30,18 @@ impl Socket {
         Ok(Socket { stream, wait, read_timeout: wait, write_timeout: wait, by: Instant::now() })
     }
 
-    /// When all that is read and written from now on has to be over.
-    pub fn set_deadline(&mut self, by: Instant) {
-        self.by = by;
-    }
-
-    /// How many octets wait, up to one, without waiting for them; none at the end.
+    /// How many octets wait in the socket, up to one, without waiting for them; none at the end.
     pub fn peek(&self) -> io::Result<usize> {
         let mut octet = [MaybeUninit::uninit()];
         SockRef::from(&self.stream).recv_with_flags(&mut octet, libc::MSG_PEEK | libc::MSG_DONTWAIT)
     }
 
-    /// What has come already: reading it waits for nothing.
-    pub fn come(&self) -> Come<'_> {
-        Come(self)
+    /// Lets `work` read and write what can be had or sent at once; all else is `WouldBlock` there.
+    pub fn at_once<T>(&self, work: impl FnOnce(&mut &TcpStream) -> io::Result<T>) -> io::Result<T> {
+        self.stream.set_nonblocking(true)?;
+        let result = work(&mut &self.stream);
+        self.stream.set_nonblocking(false)?;
+        result
     }
 
     /// How long the socket may wait next. Far from the deadline it is always the same, which saves a syscall a wait.
@@ -57,19 +53,33 @@ impl Socket {
         // The deadline is met to a second.
         Ok(if left + Duration::from_secs(1) < self.wait { left } else { self.wait })
     }
+
+    fn write_some(&mut self, write: impl Fn(&mut &TcpStream) -> io::Result<usize>) -> io::Result<usize> {
+        loop {
+            let wait = self.next_wait()?;
+            if self.write_timeout != wait {
+                self.stream.set_write_timeout(Some(wait))?;
+                self.write_timeout = wait;
+            }
+            match write(&mut &self.stream) {
+                Err(error) if goes_on(&error) => {}
+                other => return other,
+            }
+        }
+    }
 }
 
 impl Read for Socket {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         loop {
             let wait = self.next_wait()?;
             if self.read_timeout != wait {
                 self.stream.set_read_timeout(Some(wait))?;
                 self.read_timeout = wait;
             }
-            match self.stream.read(into) {
+            match (&self.stream).read(out) {
                 Err(error) if goes_on(&error) => {}
-                read => return read,
+                other => return other,
             }
         }
     }
@@ -77,35 +87,15 @@ impl Read for Socket {
 
 impl Write for Socket {
     fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        loop {
-            let wait = self.next_wait()?;
-            if self.write_timeout != wait {
-                self.stream.set_write_timeout(Some(wait))?;
-                self.write_timeout = wait;
-            }
-            match self.stream.write(octets) {
-                Err(error) if goes_on(&error) => {}
-                written => return written,
-            }
-        }
+        self.write_some(|stream| stream.write(octets))
+    }
+
+    fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.write_some(|stream| stream.write_vectored(pieces))
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-/// See [`Socket::come`].
-#[derive(Debug)]
-pub struct Come<'a>(&'a Socket);
-
-impl Read for Come<'_> {
-    /// `WouldBlock` where there is nothing.
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        match self.0.peek()? {
-            0 => Ok(0),
-            _ => (&self.0.stream).read(into),
-        }
     }
 }
 

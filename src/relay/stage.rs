@@ -30,7 +30,7 @@ pub enum Stage {
     /// EHLO, or HELO.
     Hello,
     /// STARTTLS and the handshake after it, or the handshake that comes first.
-    StartTls,
+    Tls,
     /// AUTH.
     Auth,
     /// RSET, where an earlier transaction did not come to its end.
@@ -58,7 +58,7 @@ impl Stage {
             Stage::Greeting | Stage::Hello | Stage::Auth | Stage::Reset | Stage::Mail | Stage::Rcpt => {
                 limits::RELAY_REPLY
             }
-            Stage::StartTls => limits::TLS_HANDSHAKE_TIMEOUT,
+            Stage::Tls => limits::TLS_HANDSHAKE_TIMEOUT,
             Stage::Data => limits::RELAY_DATA_REPLY,
             Stage::Message => limits::RELAY_BLOCK_TIMEOUT,
             Stage::End => limits::RELAY_END_REPLY,
@@ -72,8 +72,8 @@ impl Stage {
         match self {
             Stage::Connect => "we connected to it",
             Stage::Greeting => "we waited for its greeting",
+            Stage::Tls => "we agreed with it on TLS",
             Stage::Hello => "we waited for its reply to EHLO or HELO",
-            Stage::StartTls => "we began TLS with it",
             Stage::Auth => "we logged in there",
             Stage::Reset => "we waited for its reply to RSET",
             Stage::Mail => "we waited for its reply to MAIL",
@@ -95,8 +95,8 @@ mod tests {
         let minutes = |count: u64| Duration::from_secs(60 * count);
         let rfc = [
             (Stage::Greeting, minutes(5)),
+            (Stage::Tls, minutes(1)),
             (Stage::Hello, minutes(5)),
-            (Stage::StartTls, minutes(1)),
             (Stage::Auth, minutes(5)),
             (Stage::Mail, minutes(5)),
             (Stage::Rcpt, minutes(5)),

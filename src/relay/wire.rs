@@ -3,12 +3,13 @@
 //! The time is that of a whole reply or a whole block, however many reads and writes it takes, so that a hop that trickles
 //! is no better off than a silent one. A hop that has spoken before it was asked is out of step: its words could answer
 //! the wrong command, and the session is over. Every error is a [`Refusal`] in plain words. TLS takes a `Wire` by value and
-//! gives a new one back, so that nothing that was read in clear outlives it.
+//! gives it back upgraded, so that nothing that was read in clear outlives it; close_notify is said when it is dropped.
 
 use std::io::{self, Read, Write};
 use std::time::Instant;
 
 use nix::libc;
+use rustls::pki_types::ServerName;
 
 use super::reply::{Answer, Collector};
 use super::security::Security;
@@ -27,8 +28,11 @@ const INPUT: usize = 4096;
 #[derive(Debug)]
 pub struct Wire {
     socket: Socket,
-    tls: Option<Layer>,
+    tls: Option<Box<Layer>>,
+    facts: Option<TlsFacts>,
     host: String,
+    /// The host's name alone, for what is said of its certificate.
+    name: String,
     patience: Patience,
     input: Box<[u8]>,
     start: usize,
@@ -49,30 +53,33 @@ impl Wire {
     pub fn connect(peer: &Peer<'_>) -> Result<Wire, Refusal> {
         let host = host_of(peer);
         let patience = peer.patience;
-        match Socket::connect(peer.address, patience.connect, limits::RELAY_WAIT.min(patience.reply)) {
-            Ok(socket) => Ok(Wire::new(socket, None, host, patience)),
-            Err(error) => Err(no_connection(&host, peer, &error)),
-        }
+        let wait = limits::RELAY_WAIT.min(patience.reply);
+        let socket =
+            Socket::open(peer.address, patience.connect, wait).map_err(|error| no_connection(&host, peer, &error))?;
+        let (name, input) = (peer.name.to_owned(), vec![0; INPUT].into_boxed_slice());
+        Ok(Wire { socket, tls: None, facts: None, host, name, patience, input, start: 0, end: 0 })
     }
 
-    fn new(socket: Socket, tls: Option<Layer>, host: String, patience: Patience) -> Wire {
-        Wire { socket, tls, host, patience, input: vec![0; INPUT].into_boxed_slice(), start: 0, end: 0 }
+    /// The same connection after a TLS handshake. A hop that has said more in clear than it was asked for gets none: it
+    /// may be someone else who said it, for us to read as if it had been encrypted.
+    pub fn upgrade(mut self, security: &Security, name: ServerName<'static>) -> Result<Wire, Refusal> {
+        if self.has_pending() || self.tls.is_some() {
+            return Err(self.out_of_step(Stage::Tls, "spoke before it was asked"));
+        }
+        self.socket.by = self.deadline(Stage::Tls);
+        let agreed = tls::connect(security.config(), name, &mut self.socket);
+        let (layer, facts) = agreed.map_err(|error| match security.words(&error, &self.name) {
+            Some(text) => Refusal::deferred(Stage::Tls, Enhanced(4, 7, 5), text),
+            None => self.broken(Stage::Tls, &error),
+        })?;
+        self.tls = Some(Box::new(layer));
+        self.facts = Some(facts);
+        Ok(self)
     }
 
-    /// Goes on under TLS. Whatever came in clear is an attack then: someone has put words into the hop's mouth.
-    pub fn secure(mut self, peer: &Peer<'_>, security: &Security) -> Result<(Wire, TlsFacts), Refusal> {
-        let stage = Stage::StartTls;
-        if self.has_pending() {
-            return Err(self.out_of_step(stage, "said more in clear than that TLS may begin"));
-        }
-        self.socket.set_deadline(self.deadline(stage));
-        match tls::connect(security.config(), security.server_name(peer), &mut self.socket) {
-            Ok((layer, facts)) => Ok((Wire::new(self.socket, Some(layer), self.host, self.patience), facts)),
-            Err(error) => Err(match security.words(&error, peer) {
-                Some(text) => Refusal::deferred(stage, Enhanced(4, 7, 5), text),
-                None => self.broken(stage, &error),
-            }),
-        }
+    /// What was agreed on with the hop, once it is encrypted.
+    pub fn facts(&self) -> Option<&TlsFacts> {
+        self.facts.as_ref()
     }
 
     /// Sends a command, or several, or a block of a message. All of it, or what was sent has no end.
@@ -80,17 +87,17 @@ impl Wire {
         if self.has_pending() {
             return Err(self.out_of_step(stage, "spoke before it was asked"));
         }
-        self.socket.set_deadline(self.deadline(stage));
-        self.write_all(octets).map_err(|error| self.broken(stage, &error))
+        let by = self.deadline(stage);
+        self.write_all(octets, by).map_err(|error| self.broken(stage, &error))
     }
 
     /// Waits for the next reply.
     pub fn reply(&mut self, stage: Stage) -> Result<Answer, Refusal> {
-        self.socket.set_deadline(self.deadline(stage));
+        let by = self.deadline(stage);
         let mut collector = Collector::default();
         loop {
-            if !self.has_pending() {
-                self.fill().map_err(|error| self.broken(stage, &error))?;
+            if self.start == self.end {
+                self.fill(by).map_err(|error| self.broken(stage, &error))?;
             }
             let (used, answer) = collector
                 .feed(&self.input[self.start..self.end])
@@ -148,37 +155,24 @@ impl Wire {
 
     /// Whether the hop has said something that was not read yet.
     pub fn has_pending(&self) -> bool {
-        self.start < self.end
+        self.start < self.end || self.tls.as_ref().is_some_and(|tls| tls.ready() > 0)
     }
 
     /// Whether the hop has said something, read or not, without waiting for it.
     pub fn has_spoken(&mut self) -> bool {
-        self.has_pending() || self.peek().is_ok_and(|count| count > 0)
+        self.has_pending() || self.look().is_ok_and(|count| count > 0)
     }
 
     /// Whether the connection is open and the hop silent, as it should be between two transactions.
     pub fn is_quiet(&mut self) -> bool {
-        !self.has_pending() && self.peek().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+        !self.has_pending() && self.look().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// Whether nobody else reads what is said.
-    pub fn is_encrypted(&self) -> bool {
-        self.tls.is_some()
-    }
-
-    /// Takes leave of TLS, as far as that can be done without a wait.
-    pub fn close(mut self) {
-        self.socket.set_deadline(Instant::now());
-        if let Some(layer) = &mut self.tls {
-            layer.close(&mut self.socket);
-        }
-    }
-
-    /// Octets that wait, without waiting for them; none at the end.
-    fn peek(&mut self) -> io::Result<usize> {
+    /// Whether there is something to read, without waiting for it: octets, or zero at the end. Tickets are nothing.
+    fn look(&mut self) -> io::Result<usize> {
         match &mut self.tls {
-            Some(layer) => layer.peek(&mut self.socket.come()),
             None => self.socket.peek(),
+            Some(tls) => self.socket.at_once(|stream| tls.peek(stream)),
         }
     }
 
@@ -201,29 +195,41 @@ impl Wire {
     }
 
     /// Reads what there is into the empty buffer. The end of the input is an error too.
-    fn fill(&mut self) -> io::Result<()> {
-        let read = match &mut self.tls {
-            Some(layer) => layer.read(&mut self.socket, &mut self.input),
-            None => self.socket.read(&mut self.input),
+    fn fill(&mut self, by: Instant) -> io::Result<()> {
+        self.socket.by = by;
+        let count = match &mut self.tls {
+            None => self.socket.read(&mut self.input)?,
+            Some(tls) => tls.read(&mut self.socket, &mut self.input)?,
         };
-        match read? {
-            0 => Err(io::ErrorKind::UnexpectedEof.into()),
-            count => {
-                (self.start, self.end) = (0, count);
-                Ok(())
-            }
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        (self.start, self.end) = (0, count);
+        Ok(())
     }
 
-    fn write_all(&mut self, mut octets: &[u8]) -> io::Result<()> {
+    fn write_all(&mut self, mut octets: &[u8], by: Instant) -> io::Result<()> {
+        self.socket.by = by;
         while !octets.is_empty() {
             let count = match &mut self.tls {
-                Some(layer) => layer.write(&mut self.socket, octets)?,
                 None => self.socket.write(octets)?,
+                Some(tls) => tls.write(&mut self.socket, octets)?,
             };
             octets = &octets[count..];
         }
         Ok(())
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            // Nobody is waited for any more.
+            let _ = self.socket.at_once(|stream| {
+                tls.close(stream);
+                Ok(())
+            });
+        }
     }
 }
 
@@ -251,6 +257,9 @@ fn no_connection(host: &str, peer: &Peer<'_>, error: &io::Error) -> Refusal {
     };
     Refusal { stage: Stage::Connect, outcome: Outcome::Deferred(cause) }
 }
+
+#[cfg(test)]
+mod tls_tests;
 
 #[cfg(test)]
 mod tests {

@@ -115,6 +115,35 @@ fn who_is_between_is_noticed() {
 }
 
 #[test]
+fn a_proof_is_for_this_exchange_alone() {
+    let keys = Keys::derive(b"x", b"salt", 4096);
+    let begin = |nonce: &str| {
+        let setting = server::Setting { bindings: Bindings::default(), nonce: nonce.into() };
+        let Step::Lookup(lookup) = Exchange::begin(Mechanism::ScramSha256, Some(&encoded("n,,n=ann,r=c")), setting)
+        else {
+            panic!()
+        };
+        let Step::Challenge(challenge, exchange) = lookup.answer(keys.clone()) else { panic!() };
+        (String::from_utf8(decoded(&challenge).unwrap()).unwrap(), exchange)
+    };
+    // What the client signs as its nonce, beside the one it was told.
+    let prove = |said: &str, challenge: &str| {
+        let without_proof = format!("c=biws,r={said}");
+        let message = message::auth_message("n=ann,r=c", challenge, &without_proof);
+        let proof = keys::Salted::new(b"x", b"salt", 4096).proof(&keys, &message);
+        encoded(format!("{without_proof},p={}", encoded(proof)))
+    };
+    let (challenge, exchange) = begin("one");
+    assert!(matches!(exchange.respond(&prove("cone", &challenge)), Step::Proved(_)));
+    let (challenge, exchange) = begin("one");
+    let step = exchange.respond(&prove("ctwo", &challenge));
+    assert!(matches!(step, Step::Refused(Refusal::Wrong("the nonce is another one"))), "{step:?}");
+    let (_, exchange) = begin("two");
+    let step = exchange.respond(&prove("ctwo", &challenge));
+    assert!(matches!(step, Step::Refused(Refusal::Wrong("wrong password"))), "a challenge of before: {step:?}");
+}
+
+#[test]
 fn a_server_with_other_keys_is_found_out_only_by_scram() {
     // It takes any proof and says yes.
     let start = client::begin("SCRAM-SHA-256", login("ann", b"x"), asking(&Bindings::default())).unwrap();
