@@ -7,7 +7,7 @@
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::libc;
 use rustls::pki_types::ServerName;
@@ -75,8 +75,8 @@ impl Wire {
         let host = host_of(peer);
         let patience = peer.patience;
         let wait = limits::RELAY_WAIT.min(patience.reply);
-        let socket = Socket::open(peer.address, patience.connect, wait)
-            .map_err(|error| no_connection(&host, peer, &error))?;
+        let socket =
+            Socket::open(peer.address, patience.connect, wait).map_err(|error| no_connection(&host, peer, &error))?;
         let (name, input) = (peer.name.to_owned(), vec![0; INPUT].into_boxed_slice());
         Ok(Wire { socket, tls: None, host, name, patience, input, start: 0, end: 0 })
     }
@@ -108,7 +108,7 @@ impl Wire {
     }
 
     fn no_tls(&self, text: String) -> Refusal {
-        Refusal { stage: Stage::Tls, outcome: Outcome::Deferred(self.cause(Enhanced(4, 7, 5), text)) }
+        Refusal { stage: Stage::Tls, outcome: Outcome::Deferred(Cause::local(Enhanced(4, 7, 5), text)) }
     }
 
     /// Sends a command, or several, or a block of a message. All of it, or what was sent has no end.
@@ -293,7 +293,8 @@ mod tls_tests;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::{TcpListener, TcpStream};
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::time::Duration;
 
     fn pair(reply: Duration) -> (Wire, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
