@@ -18,6 +18,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::io::clock::Now;
+use crate::io::tls::TlsFacts;
 use crate::limits;
 use crate::mail::address::{Address, Domain, ReversePath};
 use crate::mail::sasl::server::Lookup;
@@ -223,6 +224,14 @@ pub fn may_send_as(site: &Site, user: &Address, sender: &Address) -> bool {
         route.ends.iter().any(|end| end.place == Place::Mailbox && end.address.folded() == user.folded())
     };
     site.users.may_send_as(user, sender) || ends_there(sender)
+}
+
+/// What ties a login to its connection (RFC 5056).
+pub fn bindings(tls: Option<&TlsFacts>) -> Bindings {
+    tls.map_or_else(Bindings::default, |facts| Bindings {
+        exporter: facts.exporter.map(Vec::from),
+        server_end_point: facts.server_end_point.clone(),
+    })
 }
 
 fn judge(site: &Site, address: Option<&Address>, credentials: &Credentials) -> Result<Address, &'static str> {

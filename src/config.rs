@@ -233,9 +233,14 @@ impl Config {
         contains(&self.relay.from, client)
     }
 
-    /// Whether `client` may send its password in clear.
+    /// Whether `client` may send its password in clear to read its mail.
     pub fn may_log_in_clear(&self, client: IpAddr) -> bool {
         contains(&self.pop3.cleartext, client)
+    }
+
+    /// Whether `client` may send its password in clear to send mail.
+    pub fn may_submit_clear(&self, client: IpAddr) -> bool {
+        contains(&self.submission.cleartext, client)
     }
 
     /// The keys that a running server can't take up, where `new` differs: paths, ports and the account.

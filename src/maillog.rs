@@ -290,12 +290,17 @@ pub fn cut_off(protocol: &str, client: IpAddr, why: impl Display) {
     event(Level::Info, None, "cut-off").pair("client", client).pair("protocol", protocol).pair("why", why).write();
 }
 
+/// A client and we do not agree on TLS; the connection is closed.
+pub fn tls_failed(protocol: &str, client: IpAddr, why: impl Display) {
+    event(Level::Info, None, "tls-failed").pair("client", client).pair("protocol", protocol).pair("why", why).write();
+}
+
 /// What is logged of a message when it is accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
     /// Where from: the client's address, or `drop/NAME`.
     pub client: String,
-    /// `SMTP`, `ESMTP`, `UTF8SMTP` or `drop`.
+    /// As Received names it, `ESMTPS` for example, or `drop` or `report`.
     pub protocol: &'static str,
 }
 
@@ -435,6 +440,16 @@ pub fn drop_waits(name: &Path, error: impl Display) {
 }
 
 // Logins.
+
+/// Someone logged in to send mail; `tls` is what the connection is encrypted with.
+pub fn authenticated(client: IpAddr, user: &Address, mechanism: impl Display, tls: Option<impl Display>) {
+    event(Level::Info, None, "authenticated")
+        .pair("client", client)
+        .pair("user", user)
+        .pair("mechanism", mechanism)
+        .maybe("tls", tls)
+        .write();
+}
 
 /// Someone opened a mailbox.
 pub fn login(client: IpAddr, mailbox: &Address, messages: usize, octets: u64) {

@@ -2,7 +2,7 @@
 //!
 //! | thread | how many | ends |
 //! | --- | --- | --- |
-//! | `smtp ADDRESS`, `pop3 ADDRESS` | one a listening socket | first: no new connections |
+//! | `smtp ADDRESS`, `pop3s ADDRESS` and so on | one a listening socket | first: no new connections |
 //! | the peer's address | one a connection | idle ones at once with 421, others within the drain time |
 //! | `delivery N` | `delivery.threads` | after the attempt under way |
 //! | `writer` | one | after the last connection |
@@ -42,6 +42,7 @@ use crate::limits;
 use crate::mail::reply::{self, Reply};
 use crate::maillog;
 use crate::spool::{Pickup, Spool, Watch};
+use crate::tls::{Certificates, DirectFiles};
 use crate::{pop3, smtpd};
 use reload::{Loaded, Reloader};
 
@@ -97,28 +98,56 @@ pub fn serve(config_path: &Path) -> Result<(), StartError> {
 }
 
 /// The sockets, bound before privileges are given up.
-struct Ports {
-    smtp: Vec<TcpListener>,
-    pop3: Vec<TcpListener>,
+struct Ports(Vec<(Purpose, TcpListener)>);
+
+/// What a socket is for.
+#[derive(Clone, Copy)]
+enum Purpose {
+    Smtp(smtpd::connection::Port),
+    Pop3(pop3::connection::Port),
+}
+
+impl Purpose {
+    /// As the configuration and the log name it.
+    fn name(self) -> &'static str {
+        match self {
+            Purpose::Smtp(port) => port.name(),
+            Purpose::Pop3(port) => port.name(),
+        }
+    }
 }
 
 impl Ports {
     fn bind(config: &Config) -> Result<Ports, StartError> {
-        let bind = |address: &SocketAddr| {
-            listener::bind(*address).map_err(|error| {
-                let mend = match error.kind() {
-                    io::ErrorKind::AddrInUse => "another server has it: stop that one, or set [listen]",
-                    io::ErrorKind::PermissionDenied => {
-                        "ports below 1024 need root: start as root with run_as set, or set [listen]"
-                    }
-                    _ => "set [listen] in the configuration",
-                };
-                unavailable(format!("listen on {address}"), &error, mend)
-            })
-        };
-        let bind_all = |addresses: &[SocketAddr]| addresses.iter().map(bind).collect::<Result<Vec<_>, _>>();
-        Ok(Ports { smtp: bind_all(&config.listen.smtp)?, pop3: bind_all(&config.listen.pop3)? })
+        use {pop3::connection::Port as Pop3, smtpd::connection::Port as Smtp};
+        let listen = &config.listen;
+        let mut ports = Vec::new();
+        for (purpose, addresses) in [
+            (Purpose::Smtp(Smtp::Smtp), &listen.smtp),
+            (Purpose::Smtp(Smtp::Submission), &listen.submission),
+            (Purpose::Smtp(Smtp::Submissions), &listen.submissions),
+            (Purpose::Pop3(Pop3::Pop3), &listen.pop3),
+            (Purpose::Pop3(Pop3::Pop3s), &listen.pop3s),
+        ] {
+            for address in addresses {
+                ports.push((purpose, bind(*address)?));
+            }
+        }
+        Ok(Ports(ports))
     }
+}
+
+fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
+    listener::bind(address).map_err(|error| {
+        let mend = match error.kind() {
+            io::ErrorKind::AddrInUse => "another server has it: stop that one, or set [listen]",
+            io::ErrorKind::PermissionDenied => {
+                "ports below 1024 need root: start as root with run_as set, or set [listen]"
+            }
+            _ => "set [listen] in the configuration",
+        };
+        unavailable(format!("listen on {address}"), &error, mend)
+    })
 }
 
 /// The running server.
@@ -150,15 +179,25 @@ impl Server {
         let pickup = Pickup::new(&spool).map_err(|error| unavailable("watch the drop folder", &error, ""))?;
         let (spool, method) = (Arc::new(spool), writer.method());
         let resolver = Arc::new(Resolver::new(config.dns.resolver));
-        let reloader = Arc::new(Reloader::new(config_path, loaded, resolver.clone()));
+        let certificates =
+            Certificates::load(&config.tls, config.hostname.as_str(), &config.spool, Box::new(DirectFiles));
+        let certificates = Arc::new(certificates.map_err(|error| StartError::Wrong(error.to_string()))?);
+        let reloader = Arc::new(Reloader::new(config_path, loaded, resolver.clone(), certificates.clone()));
         let site = reloader.site();
         let deliverer = Arc::new(Deliverer::new(&config.delivery, resolver, Arc::new(DirectSecrets)));
         let (smtp, pop3) = capacity::connections(&config.limits);
         let (names, name_thread) = dns::reverse_names();
         let gate = Arc::new(Gate::new(site.clone()));
-        let smtp_server =
-            Arc::new(smtpd::connection::Server { spool: spool.clone(), site: site.clone(), names, pace: Pace::CLIENT });
-        let pop3_server = Arc::new(pop3::connection::Server::new(site.clone(), gate, Pace::CLIENT));
+        let smtp_server = Arc::new(smtpd::connection::Server {
+            spool: spool.clone(),
+            site: site.clone(),
+            names,
+            pace: Pace::CLIENT,
+            gate: gate.clone(),
+            certificates: certificates.clone(),
+        });
+        let pop3_server =
+            Arc::new(pop3::connection::Server::new(site.clone(), gate, certificates.clone(), Pace::CLIENT));
         maillog::started(&config.hostname, &config.spool, method.name(), spool.queued());
 
         let writer = threads::writer(spool.clone(), writer)?;
@@ -169,7 +208,11 @@ impl Server {
         let deliveries = (1..=config.delivery.threads).map(delivery).collect::<Result<_, _>>()?;
         threads::restarting("watch", {
             let (spool, reloader) = (spool.clone(), reloader.clone());
-            move || watch.run(&spool, || reloader.reload_changed_tables())
+            let each_second = move || {
+                reloader.reload_changed_tables();
+                certificates.look();
+            };
+            move || watch.run(&spool, &each_second)
         })?;
         threads::restarting("pickup", {
             let (spool, site) = (spool.clone(), site.clone());
@@ -185,15 +228,20 @@ impl Server {
         }
         let stopping = Arc::new(AtomicBool::new(false));
         let mut addresses = Vec::new();
-        for listener in ports.smtp {
-            let server = smtp_server.clone();
-            let door = Door { protocol: "smtp", open: smtp.clone(), refuse: smtp_refusal, stopping: stopping.clone() };
-            addresses.push(door.open(listener, move |place| smtpd::connection::serve(place, &server))?);
-        }
-        for listener in ports.pop3 {
-            let server = pop3_server.clone();
-            let door = Door { protocol: "pop3", open: pop3.clone(), refuse: pop3_refusal, stopping: stopping.clone() };
-            addresses.push(door.open(listener, move |place| pop3::connection::serve(place, &server))?);
+        for (purpose, listener) in ports.0 {
+            let (protocol, stopping) = (purpose.name(), stopping.clone());
+            addresses.push(match purpose {
+                Purpose::Smtp(port) => {
+                    let server = smtp_server.clone();
+                    let door = Door { protocol, open: smtp.clone(), refuse: smtp_refusal, stopping };
+                    door.open(listener, move |place| smtpd::connection::serve(place, &server, port))?
+                }
+                Purpose::Pop3(port) => {
+                    let server = pop3_server.clone();
+                    let door = Door { protocol, open: pop3.clone(), refuse: pop3_refusal, stopping };
+                    door.open(listener, move |place| pop3::connection::serve(place, &server, port))?
+                }
+            });
         }
         Ok(Server { spool, reloader, smtp, pop3, addresses, stopping, deliverer, deliveries, hop_sessions, writer })
     }

@@ -12,6 +12,7 @@ use crate::config::{Config, Limits};
 use crate::dns::Resolver;
 use crate::maillog;
 use crate::route::{CurrentSite, Site};
+use crate::tls::Certificates;
 use crate::users::Users;
 
 /// A site, and how its files were just before they were read: what is changed while they are is seen afterwards.
@@ -51,6 +52,7 @@ pub struct Reloader {
     config_path: PathBuf,
     site: Arc<CurrentSite>,
     resolver: Arc<Resolver>,
+    certificates: Arc<Certificates>,
     seen: Mutex<Vec<Stamp>>,
 }
 
@@ -58,10 +60,15 @@ type Stamp = (PathBuf, Option<(SystemTime, u64)>);
 
 impl Reloader {
     /// For what was loaded at start.
-    pub fn new(config_path: &Path, loaded: Loaded, resolver: Arc<Resolver>) -> Reloader {
+    pub fn new(
+        config_path: &Path,
+        loaded: Loaded,
+        resolver: Arc<Resolver>,
+        certificates: Arc<Certificates>,
+    ) -> Reloader {
         let Loaded { site, seen } = loaded;
         let site = Arc::new(CurrentSite::new(site));
-        Reloader { config_path: config_path.to_owned(), site, resolver, seen: Mutex::new(seen) }
+        Reloader { config_path: config_path.to_owned(), site, resolver, certificates, seen: Mutex::new(seen) }
     }
 
     /// The site, as it is kept up to date.
@@ -80,6 +87,12 @@ impl Reloader {
             keep_fixed(&old.config, new)
         });
         let loaded = kept.and_then(|config| with_tables(config, read_tables));
+        if let Ok(Loaded { site, .. }) = &loaded
+            && let Err(error) = self.certificates.take_up(&site.config.tls, site.config.hostname.as_str())
+        {
+            // The rest of the configuration is taken up: it is right.
+            maillog::reload_failed(error);
+        }
         self.take_up(loaded, before, "configuration, users and aliases");
     }
 

@@ -421,10 +421,10 @@ pub(crate) mod tests {
         let reader = thread::spawn(move || read_slowly(client));
         let end = (0..100).find_map(|_| stream.write_all(&[b'x'; 32 * 1024]).err()).expect("it does not read so much");
         assert_eq!(end.kind(), io::ErrorKind::TimedOut);
-        assert!(stream.write_waits < Duration::from_secs(10), "{:?}", stream.write_waits);
-        let begun = stream.write_waits;
+        assert!(stream.socket.write_waits < Duration::from_secs(10), "{:?}", stream.socket.write_waits);
+        let begun = stream.socket.write_waits;
         assert_eq!(stream.write(b"x").unwrap_err().kind(), io::ErrorKind::TimedOut);
-        assert_eq!(stream.write_waits, begun, "it is not waited for again");
+        assert_eq!(stream.socket.write_waits, begun, "it is not waited for again");
         drop(stream);
         assert!(reader.join().unwrap() < 1 << 20);
     }
@@ -441,7 +441,7 @@ pub(crate) mod tests {
             io::copy(&mut client, &mut io::sink()).unwrap()
         });
         (0..512).for_each(|_| stream.write_all(&[b'x'; 32 * 1024]).unwrap());
-        assert!(stream.write_waits > pace.whole);
+        assert!(stream.socket.write_waits > pace.whole);
         drop(stream);
         assert_eq!(reader.join().unwrap(), 512 * 32 * 1024);
     }

@@ -3,6 +3,7 @@
 //! For each type that has a text form, parsing what was printed gives the same value (property tests hold this).
 
 pub mod address;
+pub mod complete;
 pub mod dsn;
 pub mod encoded_word;
 pub mod envelope;

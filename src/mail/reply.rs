@@ -297,6 +297,11 @@ pub fn start_data() -> Reply {
     Reply::new(354, None, "send the message; end it with a dot on a line of its own")
 }
 
+/// To AUTH and what follows it: the next challenge, in base64 (RFC 4954 §4).
+pub fn challenge(text: String) -> Reply {
+    Reply::new(334, None, text)
+}
+
 /// To the end of a message that is on the disk.
 pub fn accepted(id: impl fmt::Display) -> Reply {
     Reply::new(250, Some(Enhanced(2, 0, 0)), format!("accepted as {id}"))

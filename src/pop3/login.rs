@@ -5,19 +5,17 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::mailbox::Mailbox;
-use crate::auth::{self, Gate};
+use crate::auth::Gate;
 use crate::io::stream::Pace;
 use crate::mail::address::Address;
-use crate::mail::sasl::Credentials;
 use crate::maildir::Maildir;
 use crate::route::CurrentSite;
+use crate::tls::Certificates;
 
 /// What all POP3 connections share.
-#[derive(Debug)]
 pub struct Server {
     /// What this host is.
     pub site: Arc<CurrentSite>,
@@ -25,6 +23,8 @@ pub struct Server {
     pub pace: Pace,
     /// Who is let in.
     pub gate: Arc<Gate>,
+    /// What this host shows of itself.
+    pub certificates: Arc<Certificates>,
     open: Arc<Open>,
 }
 
@@ -45,8 +45,6 @@ pub struct Login {
 /// Why there is no login.
 #[derive(Debug)]
 pub enum Denied {
-    /// The gate says so.
-    Gate(auth::Denied),
     /// The name can't be that of a folder.
     Unsafe,
     /// Another session has the mailbox.
@@ -57,14 +55,8 @@ pub enum Denied {
 
 impl Server {
     /// A server without sessions.
-    pub fn new(site: Arc<CurrentSite>, gate: Arc<Gate>, pace: Pace) -> Server {
-        Server { site, gate, pace, open: Arc::default() }
-    }
-
-    /// Opens the mailbox that `name` means, for a client that knows its password.
-    pub fn log_in(&self, client: IpAddr, name: &str, password: &[u8]) -> Result<Login, Denied> {
-        let address = self.gate.check(client, &Credentials::new(name, password)).map_err(Denied::Gate)?;
-        self.open(address)
+    pub fn new(site: Arc<CurrentSite>, gate: Arc<Gate>, certificates: Arc<Certificates>, pace: Pace) -> Server {
+        Server { site, gate, certificates, pace, open: Arc::default() }
     }
 
     /// Opens the mailbox of someone whom the gate has let in.
@@ -102,10 +94,11 @@ pub mod tests {
     use super::*;
     use crate::auth::tests::HASH;
     use crate::config::Config;
+    use crate::mail::sasl::Credentials;
     use crate::route::Site;
     use crate::users::Users;
     use std::fs;
-    use std::net::Ipv4Addr;
+    use std::net::{IpAddr, Ipv4Addr};
     use std::path::Path;
 
     const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -118,7 +111,14 @@ pub mod tests {
         fs::write(&path, format!("ann@example.org:{HASH}\nbob@example.org:{HASH}\n")).unwrap();
         let users = Users::load(&path).unwrap();
         let site = Arc::new(CurrentSite::new(Site { config, users, aliases: Default::default() }));
-        Server::new(site.clone(), Arc::new(Gate::without_waits(site)), Pace::CLIENT)
+        let gate = Arc::new(Gate::without_waits(site.clone()));
+        Server::new(site, gate, Arc::new(Certificates::self_signed(folder)), Pace::CLIENT)
+    }
+
+    /// What PASS does. Nothing if the gate is closed.
+    pub fn log_in(server: &Server, name: &str, password: &str) -> Option<Result<Login, Denied>> {
+        let credentials = Credentials::new(name, password.as_bytes());
+        Some(server.open(server.gate.check(CLIENT, &credentials).ok()?))
     }
 
     /// An open mailbox with files of these names.
@@ -126,7 +126,7 @@ pub mod tests {
         let new = folder.join("mail/example.org/ann/new");
         fs::create_dir_all(&new).unwrap();
         names.iter().for_each(|name| fs::write(new.join(name), b"").unwrap());
-        server(folder).log_in(CLIENT, "ann", b"correct horse").unwrap()
+        log_in(&server(folder), "ann", "correct horse").unwrap().unwrap()
     }
 
     #[test]
@@ -143,24 +143,24 @@ pub mod tests {
             ("", "correct horse"),
             ("ann@[127.0.0.1]", "correct horse"),
         ] {
-            let denied = server.log_in(CLIENT, name, password.as_bytes());
-            assert!(matches!(denied, Err(Denied::Gate(auth::Denied::Wrong(_)))), "{name}: {denied:?}");
+            assert!(log_in(&server, name, password).is_none(), "{name}");
         }
         assert!(!folder.path().join("mail").exists());
-        assert!(server.log_in(CLIENT, "ANN@example.org", b"correct horse").is_ok());
+        assert!(log_in(&server, "ANN@example.org", "correct horse").unwrap().is_ok());
     }
 
     #[test]
     fn a_mailbox_is_open_once_and_free_again_whatever_happens() {
         let folder = tempfile::tempdir().unwrap();
         let server = server(folder.path());
-        let first = server.log_in(CLIENT, "ann", b"correct horse").unwrap();
-        assert!(matches!(server.log_in(CLIENT, "Ann@example.org", b"correct horse"), Err(Denied::InUse)));
-        assert!(server.log_in(CLIENT, "bob", b"correct horse").is_ok());
+        let open = |name: &str| log_in(&server, name, "correct horse").unwrap();
+        let first = open("ann").unwrap();
+        assert!(matches!(open("Ann@example.org"), Err(Denied::InUse)));
+        assert!(open("bob").is_ok());
         drop(first);
         fs::create_dir_all(folder.path().join("mail/example.org/ann")).unwrap();
         fs::write(folder.path().join("mail/example.org/ann/cur"), b"no folder").unwrap();
-        assert!(matches!(server.log_in(CLIENT, "ann", b"correct horse"), Err(Denied::Unreadable(..))));
-        assert!(matches!(server.log_in(CLIENT, "ann", b"correct horse"), Err(Denied::Unreadable(..))), "not in use");
+        assert!(matches!(open("ann"), Err(Denied::Unreadable(..))));
+        assert!(matches!(open("ann"), Err(Denied::Unreadable(..))), "not in use");
     }
 }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::session::Policy;
+use crate::auth;
 use crate::io::clock::Now;
 use crate::mail::address::{Address, Domain, ForwardPath, ReversePath};
 use crate::mail::parameter::MailParameters;
@@ -38,7 +39,12 @@ impl Policy for SitePolicy<'_> {
         self.site.config.limits.errors
     }
 
-    fn sender(&self, parameters: &MailParameters) -> Result<(), Reply> {
+    fn sender(&self, path: &ReversePath, parameters: &MailParameters, user: Option<&Address>) -> Result<(), Reply> {
+        if let (Some(user), Some(sender)) = (user, path.address())
+            && !auth::may_send_as(self.site, user, sender)
+        {
+            return Err(reply::not_your_address());
+        }
         let size = parameters.size.unwrap_or(0);
         if size > self.message_size() {
             return Err(reply::too_large());
@@ -53,10 +59,10 @@ impl Policy for SitePolicy<'_> {
         }
     }
 
-    fn recipient(&self, path: &ForwardPath, from: &ReversePath) -> Result<Address, Reply> {
+    fn recipient(&self, path: &ForwardPath, from: &ReversePath, user: Option<&Address>) -> Result<Address, Reply> {
         let address = self.site.recipient(path);
         if !self.site.is_local(&address) {
-            let may = self.site.config.may_relay(self.client);
+            let may = user.is_some() || self.site.config.may_relay(self.client);
             return if may { Ok(address) } else { Err(reply::relaying_denied()) };
         }
         let today = Now::read().day();
@@ -152,7 +158,7 @@ mod tests {
         let today = Now::read().day();
         let said = |day: u64, secret: &str| {
             let rewritten = Srs::new(secret).forward(&"ann@far.example".parse().unwrap(), &domain, day).unwrap();
-            policy.recipient(&ForwardPath::Address(rewritten), &ReversePath::Null).map(|_| ())
+            policy.recipient(&ForwardPath::Address(rewritten), &ReversePath::Null, None).map(|_| ())
         };
         assert_eq!(said(today, "a secret of this test"), Ok(()));
         assert_eq!(said(today - limits::SRS_DAYS + 1, "a secret of this test"), Ok(()));

@@ -157,6 +157,11 @@ impl Session {
         self.user.as_ref()
     }
 
+    /// Whether anyone can log in here at all, be it after STARTTLS.
+    pub fn may_ever_log_in(&self) -> bool {
+        !self.terms.mechanisms.is_empty()
+    }
+
     /// Whether all of it is encrypted.
     pub fn is_under_tls(&self) -> bool {
         self.terms.tls == Tls::Active

@@ -72,6 +72,13 @@ impl Certificates {
         Ok(Certificates { files, spool: spool.to_owned(), state: Mutex::new(state), config })
     }
 
+    /// Those of a host that was given none, for tests of what stands behind them.
+    #[cfg(test)]
+    pub fn self_signed(folder: &Path) -> Certificates {
+        let files = Box::new(super::DirectFiles);
+        Certificates::load(&config::Tls::default(), "mail.example.org", folder, files).expect("the folder is writable")
+    }
+
     /// What is wrong with the certificates that `settings` name. Nothing is made and nothing logged.
     pub fn check(settings: &config::Tls, files: &dyn Files) -> Vec<LocatedError> {
         let mut found = Vec::new();

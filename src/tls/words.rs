@@ -43,6 +43,16 @@ pub fn words(error: &Error, host: &str, hop: &str) -> String {
     }
 }
 
+/// Why a client of ours got no TLS.
+pub fn handshake_words(error: &io::Error) -> String {
+    match (of_tls(error), error.kind()) {
+        (Some(error), _) => words(error, "the client", "the client"),
+        (None, io::ErrorKind::UnexpectedEof) => "the client closed the connection".to_owned(),
+        (None, io::ErrorKind::TimedOut) => "the client took too long".to_owned(),
+        (None, _) => error.to_string(),
+    }
+}
+
 fn of_certificate(error: &CertificateError, host: &str, hop: &str) -> String {
     let own = || {
         format!(

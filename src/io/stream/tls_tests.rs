@@ -11,6 +11,7 @@ use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureSch
 use super::*;
 
 const LONG: Duration = Duration::from_secs(60);
+const PACE: Pace = Pace { standstill: LONG, whole: LONG, rate: 1 << 20 };
 
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
@@ -83,7 +84,7 @@ fn pair(timeout: Duration) -> Pair {
     let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (accepted, peer) = listener.accept().unwrap();
     let all = Connections::new(1, 1);
-    let stream = Stream::new(all.enter(accepted, peer).unwrap(), timeout, LONG).unwrap();
+    let stream = Stream::new(all.enter(accepted, peer).unwrap(), timeout, PACE).unwrap();
     Pair { all, socket, stream }
 }
 
@@ -224,10 +225,9 @@ fn a_client_that_reads_nothing_does_not_hold_up_the_end() {
     let thread = agree(socket, &rustls::version::TLS13);
     let mut stream = stream.upgrade(&config).unwrap();
     let _client = thread.join().unwrap();
-    stream.socket.place.connection.stream.set_write_timeout(Some(Duration::from_millis(20))).unwrap();
+    stream.socket.pace.standstill = Duration::from_millis(20);
     let block = [b'x'; 32 * 1024];
     while stream.write(&block).is_ok() {}
-    stream.socket.place.connection.stream.set_write_timeout(Some(LONG)).unwrap();
     let before = Instant::now();
     drop(stream);
     assert!(before.elapsed() < Duration::from_secs(5));

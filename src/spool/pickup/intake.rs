@@ -14,6 +14,7 @@ use super::message::{self, Context, Owner};
 use crate::io::clock::{self, Now};
 use crate::io::durable;
 use crate::limits;
+use crate::mail::complete::Stamp;
 use crate::mail::header::HopCounter;
 use crate::mail::queue_id::QueueId;
 use crate::maillog::{self, Origin};
@@ -162,14 +163,12 @@ struct Source<'a> {
 
 fn write_draft(spool: &Spool, site: &Site, id: QueueId, source: Source<'_>) -> Result<Draft, NotTaken> {
     let date = clock::rfc5322(Now::read().wall);
-    let unique = id.to_string();
+    let stamp = Stamp { date: date.clone(), unique: id.to_string(), hostname: site.config.hostname.clone() };
     let context = Context {
         default_domain: site.config.first_domain(),
-        hostname: &site.config.hostname,
         owner: &source.owner,
         config: &site.config,
-        date: &date,
-        unique: &unique,
+        stamp: &stamp,
     };
     let dropped = message::read(&source.head, &context)?;
     let mut hops = HopCounter::default();

@@ -11,6 +11,7 @@ use super::line_ends::Canonical;
 use crate::config::Config;
 use crate::limits;
 use crate::mail::address::{Address, Domain, ReversePath};
+use crate::mail::complete::{self, Stamp};
 use crate::mail::envelope::{Envelope, Recipient};
 use crate::mail::header::{self, Field, Header};
 use crate::mail::parameter::{MailParameters, RcptParameters};
@@ -29,16 +30,12 @@ pub enum Owner {
 pub struct Context<'a> {
     /// The domain of names without one.
     pub default_domain: &'a Domain,
-    /// The name of this host.
-    pub hostname: &'a Domain,
     /// Who put the file there.
     pub owner: &'a Owner,
     /// The grants, the local domains and the limits.
     pub config: &'a Config,
-    /// Now, for a message without a date.
-    pub date: &'a str,
-    /// The left side of a Message-ID, for a message without one.
-    pub unique: &'a str,
+    /// For a message without a date or a Message-ID.
+    pub stamp: &'a Stamp,
 }
 
 /// What was read.
@@ -239,12 +236,7 @@ fn print(header: &Header<'_>, context: &Context<'_>) -> Result<Vec<u8>, DropErro
         lines.feed(field.octets, &mut text)?;
         lines.finish(&mut text)?;
     }
-    if header.all("Date").next().is_none() {
-        text.extend_from_slice(format!("Date: {}\r\n", context.date).as_bytes());
-    }
-    if header.all("Message-ID").next().is_none() {
-        text.extend_from_slice(format!("Message-ID: <{}@{}>\r\n", context.unique, context.hostname).as_bytes());
-    }
+    text.extend_from_slice(complete::missing_fields(header, context.stamp).as_bytes());
     Ok(text)
 }
 
@@ -260,16 +252,14 @@ mod tests {
         Config::parse(text, std::path::Path::new("")).unwrap()
     }
 
+    fn stamp(config: &Config) -> Stamp {
+        Stamp { date: "DATE".into(), unique: "ID".into(), hostname: config.hostname.clone() }
+    }
+
     fn read_as(owner: &Owner, text: &[u8]) -> Result<(String, String), DropError> {
         let config = config();
-        let context = Context {
-            default_domain: config.first_domain(),
-            hostname: &config.hostname,
-            owner,
-            config: &config,
-            date: "DATE",
-            unique: "ID",
-        };
+        let stamp = stamp(&config);
+        let context = Context { default_domain: config.first_domain(), owner, config: &config, stamp: &stamp };
         let dropped = read(text, &context)?;
         let lines = memchr::memchr_iter(b'\n', &text[..dropped.body_offset]).count();
         assert!(dropped.header_lines == lines || !text[..dropped.body_offset].ends_with(b"\n"));
@@ -387,7 +377,8 @@ mod tests {
             let _ = read_as(&Owner::Trusted, text.as_bytes());
             let config = config();
             let owner = Owner::Login("ann".to_owned());
-            let context = Context { default_domain: config.first_domain(), hostname: &config.hostname, owner: &owner, config: &config, date: "", unique: "" };
+            let stamp = stamp(&config);
+            let context = Context { default_domain: config.first_domain(), owner: &owner, config: &config, stamp: &stamp };
             let _ = super::read(&octets, &context);
         }
     }
