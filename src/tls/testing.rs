@@ -1,6 +1,6 @@
 //! Certificates for tests, made when they are needed.
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
 /// A certificate and its key, in PEM.
 pub struct Made {
@@ -41,7 +41,10 @@ impl Authority {
     pub fn new() -> Authority {
         let key = KeyPair::generate().unwrap();
         let mut params = params(&[], 1000);
+        let name = format!("authority {:?}", key.public_key_raw().get(1..9));
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // By its name alone it is told from another, and from who signs for himself.
+        params.distinguished_name.push(DnType::CommonName, name);
         let certificate = params.self_signed(&key).unwrap().pem();
         Authority { issuer: Issuer::new(params, key), certificate }
     }
