@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use postrider::config;
 use postrider::io::line::{Line, LineReader};
-use postrider::io::stream::{Connections, Stream};
-use postrider::relay::{NoTls, Patience, Peer, Stage, Wire};
-use postrider::tls::{Certificates, DirectFiles, Level, client_config};
+use postrider::io::stream::{Connections, Pace, Stream};
+use postrider::relay::{Patience, Peer, Refusal, Security, Session, Stage};
+use postrider::tls::{Certificates, DirectFiles, Level};
 use rustls::ServerConfig;
 
 const LONG: Duration = Duration::from_secs(30);
@@ -37,7 +37,7 @@ fn shout(config: Arc<ServerConfig>, starttls: bool, count: usize) -> SocketAddr 
         let all = Connections::new(count, count);
         for _ in 0..count {
             let (socket, peer) = listener.accept().unwrap();
-            let stream = Stream::new(all.enter(socket, peer).unwrap(), LONG, LONG).unwrap();
+            let stream = Stream::new(all.enter(socket, peer).unwrap(), LONG, Pace::CLIENT).unwrap();
             let _ = serve(stream, &config, starttls);
         }
     });
@@ -197,9 +197,29 @@ impl OldHost {
         host
     }
 
-    fn upgrade(&self, level: &Level) -> Result<Wire, NoTls> {
+    /// Opens a session with TLS from the first octet on, in which the host says what it has to.
+    fn open(&mut self, level: Level) -> Result<Session, Refusal> {
+        let (mut say, mut hear) = (self.0.stdin.take().unwrap(), self.0.stdout.take().unwrap());
+        let host = std::thread::spawn(move || {
+            say.write_all(b"220 old.example\r\n").unwrap();
+            let mut heard = Vec::new();
+            while !heard.ends_with(b"\r\n") {
+                let mut octet = [0];
+                if hear.read_exact(&mut octet).is_err() {
+                    break;
+                }
+                heard.push(octet[0]);
+            }
+            say.write_all(b"250 old.example\r\n").unwrap();
+            (say, hear, heard)
+        });
         let peer = Peer { address: self.1, name: "old.example", hello: "mail.example", patience: Patience::default() };
-        Wire::connect(&peer).unwrap().upgrade(client_config(level).unwrap(), "old.example".try_into().unwrap())
+        let opened = Session::open(&peer, &Security::new("old.example:465", level).unwrap().implicit(true));
+        if opened.is_ok() {
+            let (_, _, heard) = host.join().unwrap();
+            assert_eq!(heard, b"EHLO mail.example\r\n");
+        }
+        opened
     }
 }
 
@@ -222,16 +242,12 @@ fn an_old_host_still_gets_tls_where_it_proves_nothing() {
         ("expired", format!("{request} rsa:2048 && {sign} -days -1 || {sign} -not_after 20200101000000Z")),
     ] {
         let folder = tempfile::tempdir().unwrap();
-        let mut host = OldHost::start(folder.path(), &make);
-        let mut wire = host.upgrade(&Level::Opportunistic).unwrap_or_else(|error| panic!("{what}: {error:?}"));
-        assert_eq!(wire.tls().unwrap().version, "TLSv1.2", "{what}");
-        wire.send(Stage::Hello, b"EHLO mail.example\r\n").unwrap();
-        let mut heard = [0; 19];
-        host.0.stdout.as_mut().unwrap().read_exact(&mut heard).unwrap();
-        assert_eq!(&heard, b"EHLO mail.example\r\n", "{what}");
-        host.0.stdin.as_mut().unwrap().write_all(b"250 old.example\r\n").unwrap();
-        assert_eq!(wire.reply(Stage::Hello).unwrap().code(), 250);
-        drop(wire);
-        assert!(matches!(host.upgrade(&Level::Pinned([0; 32])), Err(NoTls::Certificate(_))), "{what}");
+        let session = OldHost::start(folder.path(), &make).open(Level::Opportunistic);
+        let session = session.unwrap_or_else(|refusal| panic!("{what}: {refusal:?}"));
+        let protection = session.protection().to_string();
+        assert!(protection.starts_with("TLSv1.2 ") && protection.ends_with(" unverified"), "{what}: {protection}");
+        drop(session);
+        let refusal = OldHost::start(folder.path(), "true").open(Level::Pinned([0; 32])).unwrap_err();
+        assert_eq!(refusal.stage, Stage::Tls, "{what}: {refusal:?}");
     }
 }
