@@ -60,6 +60,7 @@ fn of_certificate(error: &CertificateError, host: &str, hop: &str) -> String {
              relay.hops.\"{hop}\".pin"
         )
     };
+    let no_authority = || format!("nobody we trust has signed the certificate of {host}; {}", own());
     match error {
         CertificateError::NotValidForNameContext { presented, .. } => {
             let names: Vec<&str> = presented.iter().filter_map(|name| dns_name(name)).collect();
@@ -79,9 +80,9 @@ fn of_certificate(error: &CertificateError, host: &str, hop: &str) -> String {
             let date = date(*not_before);
             format!("the certificate of {host} is not valid before {date}; is the clock of this host right?")
         }
-        CertificateError::UnknownIssuer => {
-            format!("nobody we trust has signed the certificate of {host}; {}", own())
-        }
+        CertificateError::UnknownIssuer => no_authority(),
+        // What openssl req -x509 makes: it calls itself an authority, and has signed itself.
+        CertificateError::Other(other) if is_own_authority(&*other.0) => no_authority(),
         CertificateError::BadSignature => {
             format!("a signature in the certificate of {host}, or by its key, is wrong; {}", own())
         }
@@ -93,6 +94,10 @@ fn of_certificate(error: &CertificateError, host: &str, hop: &str) -> String {
         },
         error => format!("the certificate of {host} proves nothing: {error}"),
     }
+}
+
+fn is_own_authority(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+    matches!(error.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
 }
 
 /// The name in `DnsName("name")`, which is how rustls tells them.
