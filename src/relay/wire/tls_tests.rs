@@ -125,7 +125,7 @@ fn a_certificate_that_is_refused_is_told_from_a_hop_that_is_gone() {
     drop(listener.accept());
     let no = upgrade(wire, &Level::Opportunistic).unwrap_err();
     assert!(matches!(no, NoTls::Connection(_)), "{no:?}");
-    assert_eq!(text(no.into_refusal()), "451 4.4.2 the host closed the connection while we agreed with it on TLS");
+    assert_eq!(text(no.into_refusal()), "451 4.4.2 mx.example [127.0.0.1] closed the connection while we agreed with it on TLS");
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn a_hop_that_trickles_a_handshake_is_waited_for_no_longer() {
     let no = upgrade(wire, &Level::Opportunistic).unwrap_err();
     assert!(before.elapsed() < Duration::from_secs(5) && matches!(no, NoTls::Connection(_)), "{no:?}");
     let said = text(no.into_refusal());
-    assert_eq!(said, "451 4.4.2 the host took longer than 200ms while we agreed with it on TLS");
+    assert_eq!(said, "451 4.4.2 mx.example [127.0.0.1] took longer than 200ms while we agreed with it on TLS");
     trickle.join().unwrap();
 }
 
