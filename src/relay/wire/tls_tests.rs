@@ -125,7 +125,10 @@ fn a_certificate_that_is_refused_is_told_from_a_hop_that_is_gone() {
     drop(listener.accept());
     let no = upgrade(wire, &Level::Opportunistic).unwrap_err();
     assert!(matches!(no, NoTls::Connection(_)), "{no:?}");
-    assert_eq!(text(no.into_refusal()), "451 4.4.2 mx.example [127.0.0.1] closed the connection while we agreed with it on TLS");
+    assert_eq!(
+        text(no.into_refusal()),
+        "451 4.4.2 mx.example [127.0.0.1] closed the connection while we agreed with it on TLS"
+    );
 }
 
 #[test]
