@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use postrider::config;
 use postrider::io::line::{Line, LineReader};
-use postrider::io::stream::{Connections, Stream};
+use postrider::io::stream::{Connections, Pace, Stream};
 use postrider::relay::{NoTls, Patience, Peer, Stage, Wire};
 use postrider::tls::{Certificates, DirectFiles, Level, client_config};
 use rustls::ServerConfig;
@@ -37,7 +37,7 @@ fn shout(config: Arc<ServerConfig>, starttls: bool, count: usize) -> SocketAddr 
         let all = Connections::new(count, count);
         for _ in 0..count {
             let (socket, peer) = listener.accept().unwrap();
-            let stream = Stream::new(all.enter(socket, peer).unwrap(), LONG, LONG).unwrap();
+            let stream = Stream::new(all.enter(socket, peer).unwrap(), LONG, Pace::CLIENT).unwrap();
             let _ = serve(stream, &config, starttls);
         }
     });
