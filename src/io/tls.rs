@@ -12,7 +12,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustls::pki_types::ServerName;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, ClientConnection, Connection, ProtocolVersion, ServerConfig, ServerConnection};
+use rustls::{
+    CipherSuite, ClientConfig, ClientConnection, Connection, ProtocolVersion, ServerConfig, ServerConnection,
+};
 
 use super::x509;
 use crate::limits;
@@ -140,7 +142,13 @@ impl Layer {
             Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
             _ => "TLSv1.2",
         };
-        let cipher = self.connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
+        let cipher = self.connection.negotiated_cipher_suite().and_then(|suite| match suite.suite() {
+            // rustls has names of its own for these.
+            CipherSuite::TLS13_AES_128_GCM_SHA256 => Some("TLS_AES_128_GCM_SHA256"),
+            CipherSuite::TLS13_AES_256_GCM_SHA384 => Some("TLS_AES_256_GCM_SHA384"),
+            CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => Some("TLS_CHACHA20_POLY1305_SHA256"),
+            suite => suite.as_str(),
+        });
         Agreed { version, cipher: cipher.unwrap_or("unknown") }
     }
 

@@ -169,7 +169,7 @@ replies! {
     /// To VRFY of what is not there.
     nobody = 550 5 . 1 . 1 "no such mailbox, alias or list here";
     /// To HELP.
-    help = 214 2 . 0 . 0 "commands: EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY EXPN ETRN HELP QUIT (RFC 5321)";
+    help = 214 2 . 0 . 0 "commands: EHLO HELO STARTTLS AUTH MAIL RCPT DATA BDAT RSET NOOP VRFY EXPN ETRN HELP QUIT (RFC 5321)";
     /// To a verb that is not known.
     unknown_command = 500 5 . 5 . 1 "no such command; HELP lists those there are";
     /// To octets that no command may hold.

@@ -162,7 +162,8 @@ impl Session {
             lines.push("USER".into());
             lines.push(format!("SASL {}", self.terms.mechanisms.join(" ")).into());
         }
-        if !self.terms.under_tls && matches!(self.state, State::Authorization { .. }) {
+        // In both states, though it is obeyed in one (RFC 2595 §4).
+        if !self.terms.under_tls {
             lines.push("STLS".into());
         }
         lines.push("IMPLEMENTATION Postrider".into());

@@ -234,6 +234,8 @@ mod tests {
             ("VRFY ann", "VRFY"),
             ("EXPN team", "EXPN"),
             ("HELP", "HELP"),
+            ("starttls ", "STARTTLS"),
+            ("auth plain AAAA", "AUTH"),
         ] {
             assert_eq!(Command::parse(line.as_bytes()).expect(line).verb(), verb);
         }
@@ -243,7 +245,9 @@ mod tests {
     fn each_refusal_has_its_reply() {
         for (line, code) in [
             ("", 500),
-            ("STARTTLS", 500),
+            ("STARTTLS now", 501),
+            ("AUTH", 501),
+            ("AUTH PLAIN AAAA AAAA", 501),
             ("MAILFROM:<>", 500),
             ("NOOP\u{1}", 500),
             ("EHLO", 501),

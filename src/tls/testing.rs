@@ -1,6 +1,11 @@
 //! Certificates for tests, made when they are needed.
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair};
+
+/// Names that nobody else has.
+static NAMELESS: AtomicU32 = AtomicU32::new(0);
 
 /// A certificate and its key, in PEM.
 pub struct Made {
@@ -11,7 +16,10 @@ pub struct Made {
 /// The parameters of a certificate that is valid from yesterday on, for `days`.
 pub fn params(names: &[&str], days: i64) -> CertificateParams {
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-    let mut params = CertificateParams::new(names).unwrap();
+    let mut params = CertificateParams::new(names.clone()).unwrap();
+    let own_name = || format!("number {}", NAMELESS.fetch_add(1, Ordering::Relaxed));
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, names.first().cloned().unwrap_or_else(own_name));
     let today = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date();
     let date = |from_now: i64| {
         let date = today.checked_add(jiff::Span::new().days(from_now)).unwrap();
@@ -41,10 +49,7 @@ impl Authority {
     pub fn new() -> Authority {
         let key = KeyPair::generate().unwrap();
         let mut params = params(&[], 1000);
-        let name = format!("authority {:?}", key.public_key_raw().get(1..9));
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        // By its name alone it is told from another, and from who signs for himself.
-        params.distinguished_name.push(DnType::CommonName, name);
         let certificate = params.self_signed(&key).unwrap().pem();
         Authority { issuer: Issuer::new(params, key), certificate }
     }

@@ -162,9 +162,12 @@ impl Server {
         found.unwrap()
     }
 
-    fn address(&self, protocol: &str) -> SocketAddr {
+    /// Where it listens for a protocol, as the log names it.
+    pub fn address(&self, protocol: &str) -> SocketAddr {
+        let words = format!(" listening protocol={protocol} ");
+        eventually(&format!("it listens for {protocol}"), || self.log_since_start().contains(&words));
         let log = self.log_since_start();
-        let line = log.lines().find(|line| line.contains(&format!(" listening protocol={protocol} "))).unwrap();
+        let line = log.lines().find(|line| line.contains(&words)).unwrap();
         line.split("address=").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap()
     }
 
