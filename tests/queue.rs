@@ -365,7 +365,8 @@ fn files_stay_those_of_run_as_and_other_accounts_may_not() {
     fs::set_permissions(server.folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     put(&server, "failed", ONE, ANN, &waiting(&[("ann@example.org", "failed")]));
     put(&server, "queue", TWO, ANN, "");
-    fs::set_permissions(server.path("spool/queue").join(format!("{TWO}.eml")), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(server.path("spool/queue").join(format!("{TWO}.eml")), fs::Permissions::from_mode(0o000))
+        .unwrap();
     let chown = Command::new("chown").arg("-R").arg("nobody").arg(server.path("spool")).status().unwrap();
     assert!(chown.success());
     fs::set_permissions(server.path("spool"), fs::Permissions::from_mode(0o700)).unwrap();
