@@ -190,7 +190,7 @@ pub const TARGETS: usize = 10_000;
 /// Aliases that may lead to one another in a chain: deeper ones are mistakes.
 pub const ALIAS_DEPTH: usize = 20;
 
-/// Names that are looked at on the way of one recipient, besides `limits.targets`: [`TARGETS`] members, each in ten lists.
+/// Names that are looked at on the way of one recipient, besides its targets: [`TARGETS`] members, each in ten lists.
 /// It takes a tenth of a second, and RCPT waits for it.
 pub const ROUTE_WORK: usize = 100_000;
 
