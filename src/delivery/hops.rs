@@ -40,7 +40,7 @@ pub enum Admission<'h> {
 pub struct Ticket<'h> {
     hops: &'h Hops,
     hop: NextHop,
-    verdict: Option<Verdict>,
+    is_given_back: bool,
 }
 
 /// What a thread found out about a hop.
@@ -64,7 +64,7 @@ impl Hops {
     pub fn enter(&self, hop: &NextHop, id: QueueId, (asked, settings): (bool, &Delivery)) -> Admission<'_> {
         let now = Now::read().boot;
         match self.table().enter(hop, id, asked, &Moment { now, settings }) {
-            Entered::Granted => Admission::Granted(Ticket { hops: self, hop: hop.clone(), verdict: None }),
+            Entered::Granted => Admission::Granted(Ticket { hops: self, hop: hop.clone(), is_given_back: false }),
             Entered::Full => Admission::Full,
             Entered::Down(cause, wait) => Admission::Down(cause, wait),
         }
@@ -88,9 +88,9 @@ impl Hops {
 }
 
 impl Ticket<'_> {
-    /// Gives the leave back with what was found out. Returns the entries to wake.
-    pub fn give_back(mut self, verdict: Verdict, settings: &Delivery) -> Vec<QueueId> {
-        self.verdict = Some(verdict.clone());
+    /// Gives the leave back with what was found out, if anything was. Returns the entries to wake.
+    pub fn give_back(mut self, verdict: Option<Verdict>, settings: &Delivery) -> Vec<QueueId> {
+        self.is_given_back = true;
         let now = Now::read().boot;
         let Left { wake, news } = self.hops.table().leave(&self.hop, verdict, &Moment { now, settings });
         match news {
@@ -104,7 +104,7 @@ impl Ticket<'_> {
 
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
-        if self.verdict.is_none() {
+        if !self.is_given_back {
             self.hops.table().abandon(&self.hop);
         }
     }
@@ -234,14 +234,15 @@ impl Table {
         Entered::Granted
     }
 
-    /// Wakes all who wait for a hop that is down, so that they learn it; else those that have room now.
-    fn leave(&mut self, name: &NextHop, verdict: Verdict, moment: &Moment<'_>) -> Left {
+    /// Wakes all who wait for a hop that is down, so that they learn it, and those that have room now.
+    fn leave(&mut self, name: &NextHop, verdict: Option<Verdict>, moment: &Moment<'_>) -> Left {
         self.abandon(name);
         let mut left = Left::default();
         let Some(hop) = self.hops.get_mut(name) else { return left };
         hop.used = moment.now;
         match verdict {
-            Verdict::Worked => {
+            None => {}
+            Some(Verdict::Worked) => {
                 left.news = hop.down.take().map(|_| News::Up);
                 if !hop.is_proven {
                     hop.is_proven = true;
@@ -250,8 +251,8 @@ impl Table {
                 }
                 hop.window = (hop.window + 1).min(moment.settings.connections_per_hop);
             }
-            Verdict::Strained => hop.window = (hop.window / 2).max(1),
-            Verdict::Unreachable(cause) => {
+            Some(Verdict::Strained) => hop.window = (hop.window / 2).max(1),
+            Some(Verdict::Unreachable(cause)) => {
                 let since = hop.down.as_ref().map_or(moment.now, |down| down.since);
                 let waited = moment.now.saturating_sub(since);
                 let wait = patience::next_wait(waited, moment.settings, patience::chance());
@@ -262,7 +263,6 @@ impl Table {
                     self.unproven += hop.running;
                 }
                 left.wake = hop.parked.all();
-                return left;
             }
         }
         // One place is free, and a window that grew may have made another.
@@ -349,8 +349,8 @@ mod tests {
             self.table.enter(&hop(name), id(number), asked, &Moment { now: self.now, settings: &self.settings })
         }
 
-        fn leave(&mut self, name: &str, verdict: Verdict) -> Vec<QueueId> {
-            self.table.leave(&hop(name), verdict, &Moment { now: self.now, settings: &self.settings }).wake
+        fn leave(&mut self, name: &str, verdict: impl Into<Option<Verdict>>) -> Vec<QueueId> {
+            self.table.leave(&hop(name), verdict.into(), &Moment { now: self.now, settings: &self.settings }).wake
         }
 
         fn fill(&mut self, name: &str) -> usize {
@@ -435,6 +435,16 @@ mod tests {
         }
         woken[..2].sort();
         assert_eq!(woken, [id(4), id(5), id(2), id(3)], "those first whose last turn is longest ago");
+    }
+
+    #[test]
+    fn a_place_that_is_free_is_given_on_whatever_was_found_out() {
+        for verdict in [Some(Verdict::Worked), Some(Verdict::Strained), Some(unreachable()), None] {
+            let mut world = World::new(2);
+            assert_eq!(world.enter_as("a.example", 1, false), Entered::Granted);
+            assert_eq!(world.enter_as("b.example", 2, false), Entered::Full);
+            assert_eq!(world.leave("a.example", verdict.clone()), [id(2)], "{verdict:?}");
+        }
     }
 
     #[test]

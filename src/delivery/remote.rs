@@ -85,8 +85,6 @@ impl Remote {
     }
 
     fn give_back(&self, ticket: Ticket<'_>, verdict: Option<Verdict>, claim: &Claim<'_>, site: &Site) {
-        // Without a verdict the ticket gives itself back.
-        let Some(verdict) = verdict else { return };
         for id in ticket.give_back(verdict, &site.config.delivery) {
             claim.spool().wake(id);
         }
