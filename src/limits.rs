@@ -159,6 +159,13 @@ pub const HOPS_KNOWN: usize = 4096;
 /// Addresses of one next hop that an attempt tries (RFC 5321 §5.1 wants at least two).
 pub const SERVERS: usize = 10;
 
+/// How long one turn with a next hop goes on to further servers: what is left of the message waits then, so that a slow hop
+/// gives its thread back.
+pub const HOP_TURN: Duration = Duration::from_secs(600);
+
+/// A turn with a next hop that took longer shows that it can't bear as many at a time.
+pub const SLOW_TURN: Duration = Duration::from_secs(30);
+
 /// Sessions with next hops that wait for another message, and how long each does: servers do not like idle clients.
 pub const IDLE_SESSIONS: usize = 32;
 /// See [`IDLE_SESSIONS`].
@@ -309,6 +316,10 @@ pub const RELAY_RECIPIENTS: usize = 100;
 /// Transactions one message takes in one session: [`TARGETS`] by [`RELAY_RECIPIENTS`], and as many for hops that take
 /// fewer at once.
 pub const RELAY_TRANSACTIONS: u32 = 200;
+
+/// How long the commands of one transaction with a next hop may take together: each of a hundred recipients could take
+/// [`RELAY_REPLY`].
+pub const RELAY_ENVELOPE: Duration = Duration::from_secs(900);
 
 /// Octets of commands that may be unanswered: a hundred recipients, and less than any system's buffers hold, so that
 /// neither side waits in a write for the other (RFC 2920 §3.1).

@@ -30,6 +30,15 @@ pub struct Group {
     pub targets: Vec<usize>,
 }
 
+impl Group {
+    /// Those of its targets whose places in it are in `kept`, if there are any.
+    pub fn part(&self, kept: &[usize]) -> Option<Group> {
+        let recipients: Vec<Recipient> = kept.iter().map(|at| self.recipients[*at].clone()).collect();
+        let targets = kept.iter().map(|at| self.targets[*at]).collect();
+        (!recipients.is_empty()).then(|| Group { recipients, targets, ..self.clone() })
+    }
+}
+
 /// The groups of those targets whose places are in `open`. `day`, in days since 1970, is for rewritten senders.
 pub fn groups(open: &[usize], targets: &[Target], envelope: &Envelope, (site, day): (&Site, u64)) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();

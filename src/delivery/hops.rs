@@ -40,7 +40,7 @@ pub enum Admission<'h> {
 pub struct Ticket<'h> {
     hops: &'h Hops,
     hop: NextHop,
-    verdict: Option<Verdict>,
+    is_given_back: bool,
 }
 
 /// What a thread found out about a hop.
@@ -48,7 +48,7 @@ pub struct Ticket<'h> {
 pub enum Verdict {
     /// It answered and took its part of the work, whatever it said to it.
     Worked,
-    /// It asked for less, or broke off.
+    /// It asked for less, broke off, or took very long.
     Strained,
     /// It could not be spoken with.
     Unreachable(Cause),
@@ -64,21 +64,20 @@ impl Hops {
     pub fn enter(&self, hop: &NextHop, id: QueueId, (asked, settings): (bool, &Delivery)) -> Admission<'_> {
         let now = Now::read().boot;
         match self.table().enter(hop, id, asked, &Moment { now, settings }) {
-            Entered::Granted => Admission::Granted(Ticket { hops: self, hop: hop.clone(), verdict: None }),
+            Entered::Granted => Admission::Granted(Ticket { hops: self, hop: hop.clone(), is_given_back: false }),
             Entered::Full => Admission::Full,
             Entered::Down(cause, wait) => Admission::Down(cause, wait),
         }
     }
 
-    /// Wakes an entry that has room by now, in case a wake-up went to one that was gone: called about once a second.
+    /// Wakes as many entries as have room, in case wake-ups went to some that were gone: called about once a second.
     /// `wake` says whether there still is such an entry.
     pub fn wake(&self, settings: &Delivery, wake: impl Fn(QueueId) -> bool) {
-        let now = Now::read().boot;
-        loop {
-            let Some(id) = self.table().next_to_wake(&Moment { now, settings }) else { return };
-            if wake(id) {
-                return;
-            }
+        let moment = Moment { now: Now::read().boot, settings };
+        let mut room = self.table().room();
+        while room > 0 {
+            let Some(id) = self.table().next_to_wake(&moment) else { return };
+            room -= usize::from(wake(id));
         }
     }
 
@@ -88,10 +87,10 @@ impl Hops {
 }
 
 impl Ticket<'_> {
-    /// Gives the leave back with what was found out. Returns the entries to wake, and for how long the hop is left alone
-    /// if it is down.
-    pub fn give_back(mut self, verdict: Verdict, settings: &Delivery) -> (Vec<QueueId>, Option<Duration>) {
-        self.verdict = Some(verdict.clone());
+    /// Gives the leave back with what was found out, if anything was. Returns the entries to wake, and for how long the hop
+    /// is left alone if it is down.
+    pub fn give_back(mut self, verdict: Option<Verdict>, settings: &Delivery) -> (Vec<QueueId>, Option<Duration>) {
+        self.is_given_back = true;
         let now = Now::read().boot;
         let Left { wake, news } = self.hops.table().leave(&self.hop, verdict, &Moment { now, settings });
         let mut down_for = None;
@@ -109,7 +108,7 @@ impl Ticket<'_> {
 
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
-        if self.verdict.is_none() {
+        if !self.is_given_back {
             self.hops.table().abandon(&self.hop);
         }
     }
@@ -182,18 +181,29 @@ impl Line {
         }
     }
 
-    fn next(&mut self) -> Option<QueueId> {
-        let id = self.order.pop_front()?;
+    /// Who leaves keeps its place in `order`, which means nothing then.
+    fn leave(&mut self, id: QueueId) {
         self.present.remove(&id);
-        Some(id)
+        if self.present.is_empty() {
+            self.order.clear();
+        }
+    }
+
+    fn next(&mut self) -> Option<QueueId> {
+        loop {
+            let id = self.order.pop_front()?;
+            if self.present.remove(&id) {
+                return Some(id);
+            }
+        }
     }
 
     fn all(&mut self) -> Vec<QueueId> {
-        std::mem::take(self).order.into()
+        std::iter::from_fn(|| self.next()).collect()
     }
 
     fn is_empty(&self) -> bool {
-        self.order.is_empty()
+        self.present.is_empty()
     }
 }
 
@@ -218,19 +228,18 @@ impl Table {
 
     fn enter(&mut self, name: &NextHop, id: QueueId, asked: bool, moment: &Moment<'_>) -> Entered {
         self.forget_old(moment.now);
-        let most_unproven = (self.most / 2).max(1);
-        let (all_full, unproven_full) = (self.running >= self.most, self.unproven >= most_unproven);
+        let share = self.share();
+        let all_full = self.room() == 0;
         let hop = self.hops.entry(name.clone()).or_insert_with(Hop::unknown);
         hop.used = moment.now;
         if let Some(down) = hop.down.as_ref().filter(|down| moment.now < down.until && !asked) {
             return Entered::Down(down.cause.clone(), down.until - moment.now);
         }
-        // Whether a hop that was down is back, one attempt tells.
-        let window = if hop.down.is_some() { 1 } else { hop.window.min(moment.settings.connections_per_hop) };
-        if all_full || hop.running >= window || (unproven_full && !hop.is_proven) {
+        if all_full || !hop.has_room(share, moment.settings) {
             hop.parked.join(id);
             return Entered::Full;
         }
+        hop.parked.leave(id);
         hop.running += 1;
         self.turn += 1;
         hop.last_turn = self.turn;
@@ -239,14 +248,15 @@ impl Table {
         Entered::Granted
     }
 
-    /// Wakes all who wait for a hop that is down, so that they learn it; else those that have room now.
-    fn leave(&mut self, name: &NextHop, verdict: Verdict, moment: &Moment<'_>) -> Left {
+    /// Wakes all who wait for a hop that is down, so that they learn it, and those that have room now.
+    fn leave(&mut self, name: &NextHop, verdict: Option<Verdict>, moment: &Moment<'_>) -> Left {
         self.abandon(name);
         let mut left = Left::default();
         let Some(hop) = self.hops.get_mut(name) else { return left };
         hop.used = moment.now;
         match verdict {
-            Verdict::Worked => {
+            None => {}
+            Some(Verdict::Worked) => {
                 left.news = hop.down.take().map(|_| News::Up);
                 if !hop.is_proven {
                     hop.is_proven = true;
@@ -255,8 +265,10 @@ impl Table {
                 }
                 hop.window = (hop.window + 1).min(moment.settings.connections_per_hop);
             }
-            Verdict::Strained => hop.window = (hop.window / 2).max(1),
-            Verdict::Unreachable(cause) => {
+            // One connection too many is refused by a hop that works for the others.
+            Some(Verdict::Unreachable(_)) if hop.is_proven && hop.running > 0 => hop.window = hop.running,
+            Some(Verdict::Strained) => hop.window = (hop.window / 2).max(1),
+            Some(Verdict::Unreachable(cause)) => {
                 let since = hop.down.as_ref().map_or(moment.now, |down| down.since);
                 let waited = moment.now.saturating_sub(since);
                 let wait = patience::next_wait(waited, moment.settings, patience::chance());
@@ -267,11 +279,10 @@ impl Table {
                     self.unproven += hop.running;
                 }
                 left.wake = hop.parked.all();
-                return left;
             }
         }
         // One place is free, and a window that grew may have made another.
-        let room = self.most.saturating_sub(self.running).min(2);
+        let room = self.room().min(2);
         left.wake.extend((0..room).filter_map(|_| self.next_to_wake(moment)));
         left
     }
@@ -287,18 +298,31 @@ impl Table {
     /// The entry whose turn it is, if there is room for it: that of the hop with the fewest threads, and among those of
     /// the one whose last turn is longest ago.
     fn next_to_wake(&mut self, moment: &Moment<'_>) -> Option<QueueId> {
-        let unproven_full = self.unproven >= (self.most / 2).max(1);
-        if self.running >= self.most {
+        if self.room() == 0 {
             return None;
         }
-        let has_room = |hop: &&mut Hop| {
-            let window = if hop.down.is_some() { 1 } else { hop.window.min(moment.settings.connections_per_hop) };
-            !hop.parked.is_empty() && hop.running < window && (hop.is_proven || !unproven_full)
-        };
+        let share = self.share();
+        let has_room = |hop: &&mut Hop| !hop.parked.is_empty() && hop.has_room(share, moment.settings);
         let next = self.hops.values_mut().filter(has_room).min_by_key(|hop| (hop.running, hop.last_turn))?;
         self.turn += 1;
         next.last_turn = self.turn;
         next.parked.next()
+    }
+
+    /// Threads that may speak with other hosts besides those that do.
+    fn room(&self) -> usize {
+        self.most.saturating_sub(self.running)
+    }
+
+    fn share(&self) -> Share {
+        let most = (self.most / 2).max(1);
+        if self.unproven >= most {
+            Share::Full
+        } else if self.unproven >= most / 2 {
+            Share::Scarce
+        } else {
+            Share::Free
+        }
     }
 
     /// Bounds the memory: what was not used for long, and is not in use, is unknown again.
@@ -318,6 +342,25 @@ impl Hop {
     fn unknown() -> Hop {
         Hop { window: FIRST_WINDOW, ..Hop::default() }
     }
+
+    fn has_room(&self, share: Share, settings: &Delivery) -> bool {
+        let window = match share {
+            // Whether a hop that was down is back, one attempt tells; so it does of each of many that are unknown.
+            _ if self.down.is_some() => 1,
+            Share::Scarce if !self.is_proven => 1,
+            _ => self.window.min(settings.connections_per_hop),
+        };
+        self.running < window && (self.is_proven || share != Share::Full)
+    }
+}
+
+/// What is left of the threads for hops that have not taken a message yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Share {
+    Free,
+    /// Each gets one only.
+    Scarce,
+    Full,
 }
 
 #[cfg(test)]
@@ -354,8 +397,8 @@ mod tests {
             self.table.enter(&hop(name), id(number), asked, &Moment { now: self.now, settings: &self.settings })
         }
 
-        fn leave(&mut self, name: &str, verdict: Verdict) -> Vec<QueueId> {
-            self.table.leave(&hop(name), verdict, &Moment { now: self.now, settings: &self.settings }).wake
+        fn leave(&mut self, name: &str, verdict: impl Into<Option<Verdict>>) -> Vec<QueueId> {
+            self.table.leave(&hop(name), verdict.into(), &Moment { now: self.now, settings: &self.settings }).wake
         }
 
         fn fill(&mut self, name: &str) -> usize {
@@ -440,6 +483,16 @@ mod tests {
         }
         woken[..2].sort();
         assert_eq!(woken, [id(4), id(5), id(2), id(3)], "those first whose last turn is longest ago");
+    }
+
+    #[test]
+    fn a_place_that_is_free_is_given_on_whatever_was_found_out() {
+        for verdict in [Some(Verdict::Worked), Some(Verdict::Strained), Some(unreachable()), None] {
+            let mut world = World::new(2);
+            assert_eq!(world.enter_as("a.example", 1, false), Entered::Granted);
+            assert_eq!(world.enter_as("b.example", 2, false), Entered::Full);
+            assert_eq!(world.leave("a.example", verdict.clone()), [id(2)], "{verdict:?}");
+        }
     }
 
     #[test]

@@ -84,7 +84,8 @@ pub struct Spool {
     schedule: Mutex<Schedule>,
     changed: Condvar,
     stopping: AtomicBool,
-    removals_unsynced: AtomicBool,
+    /// Whether removals are not durable yet; held while they are made so.
+    removals_unsynced: Mutex<bool>,
     work: Sender<Work>,
     /// Held for as long as the spool is open; a second server finds it taken.
     _lock: File,
@@ -178,7 +179,7 @@ impl Spool {
             schedule: Mutex::default(),
             changed: Condvar::new(),
             stopping: AtomicBool::new(false),
-            removals_unsynced: AtomicBool::new(false),
+            removals_unsynced: Mutex::new(false),
             work,
             _lock: lock,
         };
