@@ -523,4 +523,29 @@ mod tests {
         }
         assert!(world.table.hops.len() <= limits::HOPS_KNOWN);
     }
+
+    #[test]
+    fn who_has_had_its_turn_is_not_woken_for_it() {
+        let mut world = World::new(16);
+        assert_eq!(world.enter_as("a.example", 1, false), Entered::Granted);
+        assert_eq!(world.enter_as("a.example", 2, false), Entered::Granted);
+        assert_eq!(world.enter_as("a.example", 3, false), Entered::Full);
+        world.table.abandon(&hop("a.example"));
+        assert_eq!(world.enter_as("a.example", 3, false), Entered::Granted);
+        assert_eq!(world.leave("a.example", Verdict::Worked), []);
+    }
+
+    #[test]
+    fn one_connection_too_many_puts_no_hop_down_that_works() {
+        let mut world = World::new(16);
+        world.enter("a.example");
+        world.leave("a.example", Verdict::Worked);
+        for _ in 0..3 {
+            assert_eq!(world.enter("a.example"), Entered::Granted);
+        }
+        world.leave("a.example", unreachable());
+        assert_eq!(world.enter("a.example"), Entered::Full, "as many as it bears");
+        world.leave("a.example", Verdict::Worked);
+        assert_eq!(world.enter("a.example"), Entered::Granted);
+    }
 }

@@ -381,3 +381,6 @@ pub(super) fn read_state(path: &Path) -> io::Result<Option<String>> {
         Err(error) => Err(io::Error::other(error.to_string())),
     }
 }
+
+#[cfg(test)]
+mod tests;
