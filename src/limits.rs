@@ -159,6 +159,12 @@ pub const HOPS_KNOWN: usize = 4096;
 /// Addresses of one next hop that an attempt tries (RFC 5321 §5.1 wants at least two).
 pub const SERVERS: usize = 10;
 
+/// Exchangers of a domain whose addresses are asked for: twice [`SERVERS`], for those that can't be found.
+pub const EXCHANGERS: usize = 2 * SERVERS;
+
+/// How long their addresses are asked for, all together, besides the question under way: a delivery thread waits for it.
+pub const EXCHANGERS_TIME: Duration = Duration::from_secs(60);
+
 /// Sessions with next hops that wait for another message, and how long each does: servers do not like idle clients.
 pub const IDLE_SESSIONS: usize = 32;
 /// See [`IDLE_SESSIONS`].
