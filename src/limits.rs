@@ -187,6 +187,10 @@ pub const PARKED: Duration = Duration::from_secs(600);
 /// a flood of it delays them no longer than this.
 pub const MAILBOX_FIRST: Duration = Duration::from_secs(10);
 
+/// The longest span of time in the configuration or in a state, ten years: mistakes are longer, and sums with them would
+/// have no end.
+pub const SPAN: Duration = Duration::from_secs(3650 * 86_400);
+
 /// After an I/O error on a queue entry: when it is tried again.
 pub const IO_RETRY: Duration = Duration::from_secs(60);
 
@@ -362,6 +366,9 @@ pub const MIME_DEPTH: usize = 50;
 
 /// Parts in a message whose parts are re-encoded, each a few octets in memory: a digest has hundreds.
 pub const MIME_PARTS: usize = 10_000;
+
+/// Characters in `relay.srs_secret` at least: whoever guesses it sends through this host.
+pub const SRS_SECRET: usize = 16;
 
 /// Days for which reports to a rewritten sender are taken: four times as long as a message is usually tried.
 pub const SRS_DAYS: u64 = 21;

@@ -304,7 +304,7 @@ impl Times {
         Times {
             now: clock::rfc5322(now.wall),
             arrival: clock::rfc5322(Duration::from_secs(claim.id.seconds())),
-            retry_until: clock::rfc5322(now.wall + left),
+            retry_until: clock::rfc5322(now.wall.saturating_add(left)),
             attempts: state.targets.iter().map(|target| target.when.map(clock::rfc5322)).collect(),
         }
     }

@@ -16,7 +16,7 @@
 //! Reported: no
 //! ```
 //!
-//! Spans are seconds. Pure: parsing what was printed gives the same state. What can't be read is a [`StateError`] that
+//! Spans are seconds, and none is longer than [`limits::SPAN`]. Pure: parsing what was printed gives the same state. What can't be read is a [`StateError`] that
 //! names its line.
 
 use std::fmt::{self, Write};
@@ -24,6 +24,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::io::clock;
+use crate::limits;
 use crate::mail::address::{Address, ReversePath};
 use crate::mail::queue_id::QueueId;
 
@@ -237,11 +238,12 @@ impl Target {
 impl fmt::Display for State {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(out, "Attempts: {}", self.attempts)?;
-        writeln!(out, "Waited: {}", self.waited.as_secs())?;
+        let seconds = |span: Duration| span.min(limits::SPAN).as_secs();
+        writeln!(out, "Waited: {}", seconds(self.waited))?;
         if let Some(next) = self.next_attempt {
             writeln!(out, "Next-Attempt: {}", clock::rfc3339(next))?;
         }
-        writeln!(out, "Retry-In: {}", self.retry_in.as_secs())?;
+        writeln!(out, "Retry-In: {}", seconds(self.retry_in))?;
         self.targets.iter().try_for_each(|target| write!(out, "\n{target}"))
     }
 }
@@ -300,7 +302,11 @@ impl FromStr for State {
 }
 
 fn set_of_state(state: &mut State, name: &str, value: &str) -> Result<(), &'static str> {
-    let seconds = || value.parse().map(Duration::from_secs).map_err(|_| "this is a number of seconds");
+    let seconds = || match value.parse().map(Duration::from_secs) {
+        Ok(span) if span <= limits::SPAN => Ok(span),
+        Ok(_) => Err("this is more than ten years, in seconds"),
+        Err(_) => Err("this is a number of seconds"),
+    };
     match name {
         "attempts" => state.attempts = value.parse().map_err(|_| "this is a number")?,
         "waited" => state.waited = seconds()?,
@@ -346,6 +352,8 @@ mod tests {
         for (text, line) in [
             ("Attempts: x", 1),
             ("Attempts: 1\nno colon", 2),
+            ("Attempts: 1\nWaited: 315360001", 2),
+            ("Retry-In: 18446744073709551615", 1),
             ("Next-Attempt: tomorrow", 1),
             ("Status: pending", 1),
             ("\nTarget: nobody", 2),
@@ -356,6 +364,13 @@ mod tests {
         ] {
             assert_eq!(text.parse::<State>().unwrap_err().line, line, "{text}");
         }
+    }
+
+    #[test]
+    fn no_span_is_printed_that_can_not_be_read() {
+        let state = State { waited: Duration::MAX, retry_in: limits::SPAN.mul_f64(1.1), ..State::default() };
+        let read: State = state.to_string().parse().unwrap();
+        assert_eq!((read.waited, read.retry_in), (limits::SPAN, limits::SPAN));
     }
 
     #[test]
@@ -400,7 +415,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_was_printed_is_read_again(
-            attempts: u32, waited in 0..1u64 << 40, next in prop::option::of(0..4_000_000_000u64),
+            attempts: u32, waited in 0..=limits::SPAN.as_secs(), next in prop::option::of(0..4_000_000_000u64),
             targets in prop::collection::vec(("[ -~]{1,20}", 0..3usize, any::<bool>(), prop::option::of("[!-~]( ?[!-~]){0,30}")), 0..4),
         ) {
             let targets = targets.into_iter().map(|(local, status, flag, reply)| Target {
