@@ -160,7 +160,7 @@ pub const HOPS_KNOWN: usize = 4096;
 pub const SERVERS: usize = 10;
 
 /// Exchangers of a domain whose addresses are asked for: twice [`SERVERS`], for those that can't be found.
-pub const EXCHANGERS: usize = 2 * SERVERS;
+pub const EXCHANGERS: usize = 20;
 
 /// How long their addresses are asked for, all together, besides the question under way: a delivery thread waits for it.
 pub const EXCHANGERS_TIME: Duration = Duration::from_secs(60);
@@ -189,7 +189,7 @@ pub const MAILBOX_FIRST: Duration = Duration::from_secs(10);
 
 /// The longest span of time in the configuration or in a state, ten years: mistakes are longer, and sums with them would
 /// have no end.
-pub const SPAN: Duration = Duration::from_secs(3650 * 86_400);
+pub const SPAN: Duration = Duration::from_secs(315_360_000);
 
 /// After an I/O error on a queue entry: when it is tried again.
 pub const IO_RETRY: Duration = Duration::from_secs(60);

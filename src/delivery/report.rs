@@ -326,6 +326,7 @@ fn reported<'a>(
         action,
         // What a host said of one of those behind it is no business of the sender's.
         reply: if is_whole { Some("250 2.0.0 sent on to all it stands for") } else { target.reply.as_deref() },
+        gave_up: target.gave_up && action == Action::Failed,
         host: target.host.as_deref().filter(|_| !is_whole),
         last_attempt: times.attempts.get(at).and_then(Option::as_deref),
         retry_until: (action == Action::Delayed).then_some(times.retry_until.as_str()),

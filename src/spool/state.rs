@@ -56,6 +56,8 @@ pub struct Target {
     pub reverse_path: ReversePath,
     /// What became of it.
     pub status: Status,
+    /// Whether it failed because it had waited for too long.
+    pub gave_up: bool,
     /// The last reply, in one line.
     pub reply: Option<String>,
     /// Who gave it; `None` for this host.
@@ -227,6 +229,7 @@ impl Target {
             recipient,
             reverse_path,
             status: Status::Pending,
+            gave_up: false,
             reply: None,
             host: None,
             when: None,
@@ -255,6 +258,9 @@ impl fmt::Display for Target {
         writeln!(out, "Recipient: {}", self.recipient)?;
         writeln!(out, "Reverse-Path: {}", self.reverse_path)?;
         writeln!(out, "Status: {}", self.status.name())?;
+        if self.gave_up {
+            writeln!(out, "Gave-Up: yes")?;
+        }
         if let Some(reply) = &self.reply {
             writeln!(out, "Reply: {}", OneLine(reply))?;
         }
@@ -328,6 +334,7 @@ fn set_of_target(target: &mut Target, name: &str, value: &str) -> Result<(), &'s
         "status" => {
             target.status = by_name(&Status::NAMES, value).ok_or("Status is pending, delivered or failed")?;
         }
+        "gave-up" => target.gave_up = by_name(&[("yes", true), ("no", false)], value).ok_or("Gave-Up is yes or no")?,
         "reply" => target.reply = Some(value.to_owned()),
         "host" => target.host = Some(value.to_owned()),
         "when" => target.when = Some(clock::parse_rfc3339(value).ok_or("write the time like 2026-11-23T15:36:51Z")?),
@@ -360,6 +367,7 @@ mod tests {
             ("Target: a@b.org\nStatus: lost", 2),
             ("Target: a@b.org\nVia: pigeon", 2),
             ("Target: a@b.org\nReported: perhaps", 2),
+            ("Target: a@b.org\nGave-Up: perhaps", 2),
             ("Target: a@b.org\nWaited: 1", 2),
         ] {
             assert_eq!(text.parse::<State>().unwrap_err().line, line, "{text}");
@@ -420,6 +428,7 @@ mod tests {
         ) {
             let targets = targets.into_iter().map(|(local, status, flag, reply)| Target {
                 status: Status::NAMES[status].1,
+                gave_up: flag,
                 via: Via::NAMES[usize::from(flag)].1,
                 told: [Told::Nothing, Told::Late, Told::End, Told::By(QueueId::after(None, Duration::from_secs(waited), 7))][status + usize::from(flag)],
                 host: reply.clone(),
