@@ -204,6 +204,8 @@ replies! {
     no_such_mailbox = 550 5 . 1 . 1 "no such mailbox here";
     /// To a recipient that was made here to report to a sender, long ago.
     address_expired = 550 5 . 1 . 1 "that address was for reports on a message, and its time is over";
+    /// To a recipient that was made here to report to a sender, for what is no report.
+    for_reports_only = 550 5 . 7 . 1 "that address is for reports, which have the null sender";
     /// To ETRN from those who may not (RFC 1985 §5.2).
     cannot_bring_forward = 459 4 . 7 . 1 "mail is brought forward for trusted clients only";
     /// To ETRN for a domain that no message waits for.
