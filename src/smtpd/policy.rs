@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::session::Policy;
 use crate::io::clock::Now;
 use crate::mail::address::{Address, Domain, ForwardPath, ReversePath};
-use crate::mail::parameter::MailParameters;
+use crate::mail::parameter::{MailParameters, Notify, RcptParameters};
 use crate::mail::reply::{self, Reply};
 use crate::maillog;
 use crate::route::{Place, Route, Site};
@@ -72,6 +72,15 @@ impl Policy for SitePolicy<'_> {
             None => Ok(address),
             Some(refusal) => Err(refusal),
         }
+    }
+
+    fn heeded(&self, parameters: RcptParameters) -> RcptParameters {
+        if self.site.config.may_relay(self.client) {
+            return parameters;
+        }
+        // A stranger may name anyone as the sender, who then would get a report of each message that arrives.
+        let notify = parameters.notify.map(|notify| Notify { success: false, ..notify });
+        RcptParameters { notify, ..parameters }
     }
 
     fn verify(&self, name: &str) -> Reply {
@@ -173,5 +182,29 @@ mod tests {
         let rewritten = Srs::new("a secret of this test").forward(&"ann@far.example".parse().unwrap(), &domain, today);
         let path = ForwardPath::Address(rewritten.unwrap());
         assert!(trusted.recipient(&path, &"<x@b.example>".parse().unwrap()).is_ok());
+    }
+
+    #[test]
+    fn strangers_have_no_success_reported() {
+        let site = Site {
+            config: Config::parse("relay.from = [\"192.0.2.7\"]", Path::new("/")).unwrap(),
+            users: Users::default(),
+            aliases: Aliases::default(),
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let (spool, _writer) = Spool::open(folder.path()).unwrap();
+        let asked = |client: &str, notify: &str| {
+            let policy = SitePolicy { site: &site, spool: &spool, client: client.parse().unwrap() };
+            policy.heeded(RcptParameters::parse(notify).unwrap()).to_string()
+        };
+        for (notify, heeded) in [
+            (" NOTIFY=SUCCESS,FAILURE,DELAY ORCPT=rfc822;a", " NOTIFY=FAILURE,DELAY ORCPT=rfc822;a"),
+            (" NOTIFY=SUCCESS", " NOTIFY=NEVER"),
+            (" NOTIFY=FAILURE", " NOTIFY=FAILURE"),
+            ("", ""),
+        ] {
+            assert_eq!(asked("192.0.2.7", notify), notify);
+            assert_eq!(asked("192.0.2.8", notify), heeded);
+        }
     }
 }
