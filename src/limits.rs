@@ -150,8 +150,11 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Connections to one next hop at a time, `delivery.connections_per_hop`: large providers refuse more.
 pub const CONNECTIONS_PER_HOP: usize = 10;
 
-/// Senders whose reports are counted at a time, before those of an hour ago are forgotten.
+/// Addresses here and other domains whose reports are counted at a time: beyond it, those told longest ago are forgotten.
 pub const REPORTS_KNOWN: usize = 10_000;
+
+/// The time in which [`REPORTS`] are counted.
+pub const REPORTS_TIME: Duration = Duration::from_secs(3600);
 
 /// Next hops of which something is known at a time: the oldest that are not in use are forgotten beyond it.
 pub const HOPS_KNOWN: usize = 4096;
@@ -173,8 +176,8 @@ pub const IDLE_SESSION: Duration = Duration::from_secs(5);
 /// Messages that one session carries: large providers close it after about as many.
 pub const SESSION_MESSAGES: u32 = 100;
 
-/// Reports that one sender gets in an hour, `limits.reports`: no person reads more, and a forged sender should not
-/// have to.
+/// Reports that an address here, or another domain, gets in an hour, `limits.reports`: no person reads more, and a forged
+/// sender should not have to.
 pub const REPORTS: usize = 100;
 
 /// How long running deliveries may take after SIGTERM before the server leaves without them.

@@ -26,6 +26,7 @@ use std::time::Duration;
 use crate::io::clock;
 use crate::limits;
 use crate::mail::address::{Address, ReversePath};
+use crate::mail::envelope::Envelope;
 use crate::mail::queue_id::QueueId;
 
 /// All that is known of a message besides its file.
@@ -235,6 +236,12 @@ impl Target {
             when: None,
             told: Told::Nothing,
         }
+    }
+
+    /// Whether a list sends it: with its owner as the sender, it is a message of its own (RFC 3461 §5.2.7.3), and the
+    /// owner hears of what fails.
+    pub fn is_of_list(&self, envelope: &Envelope) -> bool {
+        self.reverse_path != envelope.reverse_path
     }
 }
 
