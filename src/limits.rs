@@ -228,6 +228,9 @@ pub const LISTED_TARGETS: usize = 10;
 /// Octets of a message's header that `queue show` prints.
 pub const SHOWN_HEADER: usize = 64 * 1024;
 
+/// Octets that are read of the answer to a question at the terminal, which is yes or no.
+pub const ANSWER: u64 = 16;
+
 /// How long a file written in place in drop/ must be unchanged once closed, and without having been closed.
 pub const DROP_SETTLED: Duration = Duration::from_secs(2);
 /// See [`DROP_SETTLED`].
@@ -351,6 +354,9 @@ pub const REPORT_NAMES: usize = 20;
 
 /// Octets of a field of the original that a report shows to a person.
 pub const REPORT_QUOTE: usize = 200;
+
+/// Octets of an address that the subject of a report names: longer ones leave no room for what happened.
+pub const REPORT_SUBJECT: usize = 40;
 
 /// Octets in a Message-ID that a report refers to: the longest seen in real mail are half as long.
 pub const MESSAGE_ID: usize = 500;

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use super::letters::is_misleading;
 use crate::limits;
 
 /// An enhanced status code (RFC 3463).
@@ -111,12 +112,12 @@ fn printable(text: Cow<'static, str>) -> Cow<'static, str> {
     }
 }
 
-/// Foreign octets as one line a person can read: no control character, and none that turns the direction of others.
+/// Foreign octets as one line a person can read: no letter that misleads.
 fn legible(octets: &[u8]) -> String {
     let shown = |letter: char| match letter {
         '\t' => ' ',
-        char::REPLACEMENT_CHARACTER | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '?',
-        letter if letter.is_control() => '?',
+        char::REPLACEMENT_CHARACTER => '?',
+        letter if is_misleading(letter) => '?',
         letter => letter,
     };
     String::from_utf8_lossy(octets).chars().map(shown).collect()

@@ -377,7 +377,7 @@ mod tests {
             prop_assert_eq!(shape(&loud), shape(&head));
             let broken = loud.replace("\r\n", "").chars().any(safe::breaks_a_line);
             prop_assert!(!broken, "{}", loud);
-            prop_assert!(loud.split("\r\n").all(|line| line.len() <= safe::LINE));
+            prop_assert!(loud.split("\r\n").all(|line| line.len() <= limits::TEXT_LINE));
         }
     }
 
