@@ -13,7 +13,6 @@ use super::remote::Turn;
 use super::{Deliverer, local, patience, report};
 use crate::io::clock::Now;
 use crate::mail::address::Address;
-use crate::mail::dsn::GIVEN_UP;
 use crate::mail::outcome::{Cause, Outcome};
 use crate::mail::reply::Enhanced;
 use crate::maildir::Maildir;
@@ -229,6 +228,7 @@ impl<'a> Attempt<'a> {
                 cause
             }
         };
+        target.gave_up = false;
         target.reply = Some(cause.to_string());
         target.host = cause.host;
         target.when = Some(Now::read().wall);
@@ -272,9 +272,9 @@ impl<'a> Attempt<'a> {
         let why = target.reply.clone().unwrap_or_default();
         if give_up {
             target.status = Status::Failed;
-            let why = Cause::local(Enhanced(5, 4, 7), format!("{GIVEN_UP}{why}")).to_string();
+            target.gave_up = true;
+            let why = Cause::local(Enhanced(5, 4, 7), format!("given up; the last reply was: {why}")).to_string();
             maillog::failed(self.claim.id, &target.address, target.host.as_deref(), &why);
-            target.reply = Some(why);
         } else {
             maillog::deferred(self.claim.id, &target.address, target.host.as_deref(), &why, retry);
         }

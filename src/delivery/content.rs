@@ -211,7 +211,6 @@ mod tests {
         smtputf8: true,
         chunking: true,
         dsn: true,
-        enhanced_status_codes: true,
     };
 
     /// What a hop that offers `offers` gets of `message`, or the code it fails with.

@@ -10,6 +10,7 @@
 //! | `hops` | which next hop has room, and which is down: pure |
 //! | `content` | what a next hop gets of a message |
 //! | `report` | what senders are told |
+//! | `storm` | how often they are told |
 //! | `patience` | when the next attempt comes: pure |
 
 mod attempt;
@@ -21,6 +22,7 @@ pub mod patience;
 mod plan;
 mod remote;
 mod report;
+mod storm;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,7 +35,7 @@ use crate::relay::Pool;
 use crate::route::CurrentSite;
 use crate::spool::Spool;
 use remote::Remote;
-use report::Storm;
+use storm::Storm;
 
 /// What the delivery threads share.
 #[derive(Debug)]

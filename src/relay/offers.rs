@@ -17,8 +17,6 @@ pub struct Offers {
     pub chunking: bool,
     /// DSN (RFC 3461).
     pub dsn: bool,
-    /// ENHANCEDSTATUSCODES (RFC 2034).
-    pub enhanced_status_codes: bool,
 }
 
 impl Offers {
@@ -35,7 +33,6 @@ impl Offers {
                 "SMTPUTF8" => offers.smtputf8 = true,
                 "CHUNKING" => offers.chunking = true,
                 "DSN" => offers.dsn = true,
-                "ENHANCEDSTATUSCODES" => offers.enhanced_status_codes = true,
                 _ => {}
             }
         }
@@ -73,7 +70,6 @@ mod tests {
             smtputf8: true,
             chunking: true,
             dsn: true,
-            enhanced_status_codes: true,
         };
         assert_eq!(all, expected);
     }

@@ -39,6 +39,8 @@ pub trait Policy {
     fn sender(&self, parameters: &MailParameters) -> Result<(), Reply>;
     /// The address a recipient stands for, if this client may send to it.
     fn recipient(&self, path: &ForwardPath, from: &ReversePath) -> Result<Address, Reply>;
+    /// What is heeded of the reports that this client asks for.
+    fn heeded(&self, parameters: RcptParameters) -> RcptParameters;
     /// The answer to VRFY.
     fn verify(&self, name: &str) -> Reply;
     /// The answer to EXPN.
@@ -245,7 +247,7 @@ impl Session {
             Ok(address) => address,
             Err(refusal) => return refusal,
         };
-        let recipient = Recipient { address, parameters: rcpt.parameters };
+        let recipient = Recipient { address, parameters: policy.heeded(rcpt.parameters) };
         if !envelope.recipients.contains(&recipient) {
             if envelope.recipients.len() >= policy.recipients() {
                 return reply::too_many_recipients();
@@ -330,6 +332,10 @@ mod tests {
                 _ => Err(reply::no_such_mailbox()),
             }
         }
+        fn heeded(&self, parameters: RcptParameters) -> RcptParameters {
+            parameters
+        }
+
         fn verify(&self, _: &str) -> Reply {
             reply::cannot_verify()
         }

@@ -28,7 +28,7 @@ pub fn fields(report: &Report<'_>, utf8: bool) -> String {
 
 fn block(recipient: &Reported<'_>, utf8: bool) -> String {
     let words = if utf8 { printable } else { ascii };
-    let said = Said::read(recipient.reply.unwrap_or_default());
+    let said = Said::of(recipient);
     let mut text = String::new();
     if let Some(original) = recipient.original {
         let kind =

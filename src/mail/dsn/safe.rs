@@ -5,21 +5,20 @@
 
 use crate::limits;
 use crate::mail::address::Address;
-
-/// Octets in a line without its CR LF, at most (RFC 5322 §2.1.1).
-pub const LINE: usize = 998;
+use crate::mail::letters::is_misleading;
 
 /// Letters in a line where blanks allow it (RFC 5322 §2.1.1).
 pub const WIDTH: usize = 78;
 
-/// Octets after which a word without blanks is broken: longer than any address, and far enough below [`LINE`] for what
+/// Octets after which a word without blanks is broken: longer than any address, and far enough below
+/// [`limits::TEXT_LINE`] for what
 /// stands before it.
 const WORD: usize = 600;
 
 /// `text` in one line of printable letters, cut to `most` octets. Its blanks stay as they are.
 pub fn printable(text: &str, most: usize) -> String {
     let mut kept = String::new();
-    for letter in text.chars().map(|letter| if is_safe(letter) { letter } else { '?' }) {
+    for letter in text.chars().map(|letter| if is_misleading(letter) { '?' } else { letter }) {
         if kept.len() + letter.len_utf8() > most {
             kept.push_str("...");
             break;
@@ -54,7 +53,7 @@ pub fn host(text: &str) -> String {
 
 /// An address for a person, or for a field of the header. Only letters that deceive the eye are replaced.
 pub fn address(address: &Address) -> String {
-    printable(&address.to_string(), LINE)
+    printable(&address.to_string(), limits::TEXT_LINE)
 }
 
 /// An address that is not ASCII, in ASCII: `j\x{F6}rg@example.org` (RFC 6533 §3, utf-8-addr-xtext).
@@ -69,13 +68,6 @@ pub fn utf8_address(address: &Address) -> String {
 
 fn embedded(letter: char) -> String {
     format!("\\x{{{:02X}}}", u32::from(letter))
-}
-
-/// Neither a control character, nor a line or paragraph separator, nor what changes the direction of writing.
-fn is_safe(letter: char) -> bool {
-    let misleads = matches!(letter,
-        '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-    !letter.is_control() && !misleads
 }
 
 /// A field with its CR LF, folded before blanks, so that unfolding gives `value` again. `value` must be printable.
@@ -208,7 +200,7 @@ mod tests {
                     prop_assert!(line.starts_with(' ') && !line.trim().is_empty());
                 }
                 for line in folded.lines().chain(wrapped(&safe, "> ", "> ").lines()) {
-                    prop_assert!(line.len() <= LINE, "{}", line.len());
+                    prop_assert!(line.len() <= limits::TEXT_LINE, "{}", line.len());
                 }
             }
         }
