@@ -13,7 +13,7 @@ use super::entry::{Entry, Unfit};
 use super::schedule::Round;
 use super::settlement::Settlement;
 use super::state::State;
-use super::sweep::Whereabouts;
+use super::whereabouts::Whereabouts;
 use super::{Spool, state_file};
 use crate::io::clock::Now;
 use crate::io::durable;

@@ -27,6 +27,7 @@
 //! | `aside` | `failed/` and its reports |
 //! | `sweep` | what is done once at start |
 //! | `watch` | what a person changed by hand |
+//! | `whereabouts` | in which folder a message is |
 //! | `listing` | the queue as its files tell it, without a server |
 //! | `selection` | which messages a person means |
 //! | `by_hand` | what a person may do to a message, as a verb does it |
@@ -48,6 +49,7 @@ mod settlement;
 pub mod state;
 mod sweep;
 mod watch;
+mod whereabouts;
 mod writer;
 
 use std::fs::{File, TryLockError};

@@ -13,19 +13,12 @@ use std::time::Duration;
 use super::claim::read_state;
 use super::settlement::Settlement;
 use super::state::State;
-use super::{Spool, eml, state_file};
+use super::whereabouts::Whereabouts;
+use super::{Spool, state_file};
 use crate::io::clock::Now;
 use crate::io::durable;
 use crate::mail::queue_id::QueueId;
 use crate::maillog;
-
-/// Where the message of an entry can be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Whereabouts {
-    Queue,
-    Hold,
-    Nowhere,
-}
 
 /// What a file in `queue/` is, by its name.
 pub(super) enum Named {
@@ -147,16 +140,6 @@ impl Spool {
         Ok(reports)
     }
 
-    /// Whether there is a message of this id, in the queue or set aside.
-    pub(super) fn is_entry(&self, id: QueueId) -> io::Result<bool> {
-        for folder in [&self.folders.queue, &self.folders.hold, &self.folders.failed] {
-            if durable::exists(&folder.join(eml(id)))? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
     /// New ids are later than those in the other folders too, or a file moved back could meet its namesake.
     fn see_other_ids(&self) -> io::Result<()> {
         for folder in [&self.folders.hold, &self.folders.failed, &self.folders.drop] {
@@ -199,18 +182,6 @@ impl Spool {
             Whereabouts::Queue => Ok(()),
             Whereabouts::Nowhere => durable::remove(&self.folders.state(id)),
         }
-    }
-
-    /// Where the message of an entry is now.
-    pub(super) fn whereabouts(&self, id: QueueId) -> io::Result<Whereabouts> {
-        let (queue, hold) = (&self.folders.queue, &self.folders.hold);
-        // A person may move it between two looks.
-        for (folder, place) in [(hold, Whereabouts::Hold), (queue, Whereabouts::Queue), (hold, Whereabouts::Hold)] {
-            if durable::exists(&folder.join(eml(id)))? {
-                return Ok(place);
-            }
-        }
-        Ok(Whereabouts::Nowhere)
     }
 
     /// S5: messages that were moved back while no server ran. Without their states they would go to everybody again.

@@ -17,7 +17,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent};
 
 use super::Spool;
-use super::sweep::{Named, Whereabouts, named, names};
+use super::sweep::{Named, named, names};
+use super::whereabouts::Whereabouts;
 use crate::io::clock::Now;
 use crate::io::durable;
 use crate::limits;

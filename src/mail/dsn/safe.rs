@@ -3,6 +3,8 @@
 //! Each word that others chose (replies, names of hosts, addresses, a subject) goes through here, whatever was checked
 //! before. Never fails.
 
+use std::net::IpAddr;
+
 use crate::limits;
 use crate::mail::address::Address;
 use crate::mail::letters::is_misleading;
@@ -45,10 +47,16 @@ pub fn host(text: &str) -> String {
     };
     let mut words = text.split_whitespace();
     let name = safe(words.next().unwrap_or("?"));
-    match words.next().filter(|word| word.starts_with('[')) {
+    match words.next().filter(|word| is_literal(word)) {
         Some(literal) => format!("{name} {}", safe(literal)),
         None => name,
     }
+}
+
+fn is_literal(word: &str) -> bool {
+    let inner = word.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let address = inner.map(|inner| inner.strip_prefix("IPv6:").unwrap_or(inner));
+    address.is_some_and(|address| address.parse::<IpAddr>().is_ok())
 }
 
 /// An address for a person, or for a field of the header. Only letters that deceive the eye are replaced.
@@ -153,7 +161,8 @@ mod tests {
     #[test]
     fn a_host_is_a_name_and_nothing_more() {
         assert_eq!(host("mx.example.net [IPv6:2001:db8::1]"), "mx.example.net [IPv6:2001:db8::1]");
-        assert_eq!(host("mx(x)\0.ä=< [x y"), "mx?x??.??? [x");
+        assert_eq!(host("mx(x)\0.ä=< [x y"), "mx?x??.???");
+        assert_eq!(host("mx [Action: failed]"), "mx");
         assert_eq!(host("mx: says:\r\nBcc: x"), "mx?");
         assert_eq!(host(" "), "?");
     }
