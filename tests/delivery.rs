@@ -254,3 +254,17 @@ fn a_user_is_there_as_soon_as_the_file_says_so() {
     assert!(line.contains("users:1") || line.contains("line 1"), "{line}");
     assert!(rcpt(&server, "carol@example.org").starts_with("250"), "a wrong file leaves the old in place");
 }
+
+#[test]
+fn what_waits_for_a_domain_arrives_here_once_the_domain_does() {
+    let server = Server::start_with(
+        "[delivery]\nretry_min = \"1s\"\nretry_max = \"1s\"\n",
+        "friend@far.example: bob@example.org",
+    );
+    say(&server, "ann@example.org", &["friend@far.example", "other@away.example"]);
+    server.logged(&[" deferred ", "to=friend@far.example", "4.4.3"]);
+    server.configure("\"example.net\"]", "\"example.net\", \"far.example\"]");
+    server.signal("HUP");
+    server.wait_for("bob@example.org", 1);
+    assert!(server.mailbox("ann@example.org").is_empty(), "nobody is told that it failed");
+}

@@ -176,7 +176,7 @@ impl Search {
             }
             (true, None, false) => {
                 let text =
-                    format!("none of the hosts that take mail for {domain} exists in DNS, with an address of a host");
+                    format!("none of the hosts that take mail for {domain} has an address in DNS that mail can go to");
                 Err(failed(Enhanced(5, 4, 4), text))
             }
         }

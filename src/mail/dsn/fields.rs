@@ -106,6 +106,18 @@ mod tests {
     }
 
     #[test]
+    fn what_was_given_up_has_the_last_reply_and_a_status_of_its_own() {
+        let mut report = sample();
+        report.recipients[0].reply = Some("450 greylisted");
+        for (gave_up, status) in [(true, "4.4.7"), (false, "4.0.0")] {
+            report.recipients[0].gave_up = gave_up;
+            let text = fields(&report, false);
+            assert!(text.contains(&format!("Status: {status}\r\n")), "{text}");
+            assert!(text.contains("Diagnostic-Code: smtp; 450 greylisted\r\n"), "{text}");
+        }
+    }
+
+    #[test]
     fn only_a_delay_says_until_when() {
         for action in Action::ALL {
             let mut report = sample();

@@ -13,8 +13,7 @@ use crate::mail::letters::is_misleading;
 pub const WIDTH: usize = 78;
 
 /// Octets after which a word without blanks is broken: longer than any address, and far enough below
-/// [`limits::TEXT_LINE`] for what
-/// stands before it.
+/// [`limits::TEXT_LINE`] for what stands before it.
 const WORD: usize = 600;
 
 /// `text` in one line of printable letters, cut to `most` octets. Its blanks stay as they are.

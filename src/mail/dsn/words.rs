@@ -280,6 +280,11 @@ need help, forward all of this to postmaster@example.org.
             let text = words(&report).replace("\r\n\r\n", " ").replace("\r\n", " ");
             assert!(text.contains(said), "{text}");
         }
+        // The same words mean another thing where they were not the last of many.
+        report.recipients.push(Reported { gave_up: false, ..report.recipients[0] });
+        let text = words(&report);
+        assert!(text.matches("At the last one").count() == 1 && text.matches("found:").count() == 2, "{text}");
+        report.recipients.pop();
         (report.recipients[0].reply, report.recipients[0].gave_up) = (None, false);
         let text = words(&report);
         assert!(!text.contains("said:") && !text.contains("found:"), "{text}");
