@@ -15,14 +15,12 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use crate::limits;
 use crate::mail::address::{Address, Domain};
 pub use tables::{
     Delivery, Dns, Drop, HopDomain, HopName, HopSettings, Limits, Listen, Pop3, Relay, SenderGrant, Submission, Tls,
     TlsLevel,
 };
-
-/// Characters in `relay.srs_secret` at least.
-const SRS_SECRET: usize = 16;
 
 /// Where the configuration is when nothing else was said.
 pub const DEFAULT_PATH: &str = "/etc/postrider/postrider.toml";
@@ -196,7 +194,7 @@ impl Config {
             (self.limits.targets >= 1, "targets", "use at least 1"),
             (self.limits.reports >= 1, "reports", "use at least 1"),
             (
-                self.relay.srs_secret.as_ref().is_none_or(|secret| secret.len() >= SRS_SECRET),
+                self.relay.srs_secret.as_ref().is_none_or(|secret| secret.len() >= limits::SRS_SECRET),
                 "srs_secret",
                 "use at least 16 characters; who guesses it can send through this host",
             ),
@@ -339,6 +337,8 @@ mod tests {
             ("hostname = \"a b\"", "line 1", "letters, digits"),
             ("[delivery]\nretry_min = \"5 minutes\"", "line 2", "\"5m\""),
             ("[delivery]\nretry_min = \"0s\"", "line 2", "at least 1s"),
+            ("[delivery]\ngive_up = \"18446744073709551615s\"", "line 2", "\"3650d\" at most"),
+            ("[delivery]\nretry_max = \"3651d\"", "line 2", "\"3650d\" at most"),
             ("[limits]\nmessage_size = \"big\"", "line 2", "\"50MiB\""),
             ("[limits]\nrecipients = 5", "line 2", "at least 100"),
             ("[limits]\nconnections_per_client = 1\nconnections = 0", "line 3", "at least 1"),

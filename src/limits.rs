@@ -214,14 +214,30 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Connections to one next hop at a time, `delivery.connections_per_hop`: large providers refuse more.
 pub const CONNECTIONS_PER_HOP: usize = 10;
 
-/// Senders whose reports are counted at a time, before those of an hour ago are forgotten.
+/// Addresses here and other domains whose reports are counted at a time: beyond it, those told longest ago are forgotten.
 pub const REPORTS_KNOWN: usize = 10_000;
+
+/// The time in which [`REPORTS`] are counted.
+pub const REPORTS_TIME: Duration = Duration::from_secs(3600);
 
 /// Next hops of which something is known at a time: the oldest that are not in use are forgotten beyond it.
 pub const HOPS_KNOWN: usize = 4096;
 
 /// Addresses of one next hop that an attempt tries (RFC 5321 §5.1 wants at least two).
 pub const SERVERS: usize = 10;
+
+/// How long one turn with a next hop goes on to further servers: what is left of the message waits then, so that a slow hop
+/// gives its thread back.
+pub const HOP_TURN: Duration = Duration::from_secs(600);
+
+/// A turn with a next hop that took longer shows that it can't bear as many at a time.
+pub const SLOW_TURN: Duration = Duration::from_secs(30);
+
+/// Exchangers of a domain whose addresses are asked for: twice [`SERVERS`], for those that can't be found.
+pub const EXCHANGERS: usize = 20;
+
+/// How long their addresses are asked for, all together, besides the question under way: a delivery thread waits for it.
+pub const EXCHANGERS_TIME: Duration = Duration::from_secs(60);
 
 /// Sessions with next hops that wait for another message, and how long each does: servers do not like idle clients.
 pub const IDLE_SESSIONS: usize = 32;
@@ -231,8 +247,8 @@ pub const IDLE_SESSION: Duration = Duration::from_secs(5);
 /// Messages that one session carries: large providers close it after about as many.
 pub const SESSION_MESSAGES: u32 = 100;
 
-/// Reports that one sender gets in an hour, `limits.reports`: no person reads more, and a forged sender should not
-/// have to.
+/// Reports that an address here, or another domain, gets in an hour, `limits.reports`: no person reads more, and a forged
+/// sender should not have to.
 pub const REPORTS: usize = 100;
 
 /// How long running deliveries may take after SIGTERM before the server leaves without them.
@@ -245,6 +261,10 @@ pub const PARKED: Duration = Duration::from_secs(600);
 /// a flood of it delays them no longer than this.
 pub const MAILBOX_FIRST: Duration = Duration::from_secs(10);
 
+/// The longest span of time in the configuration or in a state, ten years: mistakes are longer, and sums with them would
+/// have no end.
+pub const SPAN: Duration = Duration::from_secs(315_360_000);
+
 /// After an I/O error on a queue entry: when it is tried again.
 pub const IO_RETRY: Duration = Duration::from_secs(60);
 
@@ -254,7 +274,7 @@ pub const TARGETS: usize = 10_000;
 /// Aliases that may lead to one another in a chain: deeper ones are mistakes.
 pub const ALIAS_DEPTH: usize = 20;
 
-/// Names that are looked at on the way of one recipient, besides `limits.targets`: [`TARGETS`] members, each in ten lists.
+/// Names that are looked at on the way of one recipient, besides its targets: [`TARGETS`] members, each in ten lists.
 /// It takes a tenth of a second, and RCPT waits for it.
 pub const ROUTE_WORK: usize = 100_000;
 
@@ -278,6 +298,9 @@ pub const LISTED_TARGETS: usize = 10;
 
 /// Octets of a message's header that `queue show` prints.
 pub const SHOWN_HEADER: usize = 64 * 1024;
+
+/// Octets that are read of the answer to a question at the terminal, which is yes or no.
+pub const ANSWER: u64 = 16;
 
 /// How long a file written in place in drop/ must be unchanged once closed, and without having been closed.
 pub const DROP_SETTLED: Duration = Duration::from_secs(2);
@@ -386,6 +409,10 @@ pub const RELAY_RECIPIENTS: usize = 100;
 /// fewer at once.
 pub const RELAY_TRANSACTIONS: u32 = 200;
 
+/// How long the commands of one transaction with a next hop may take together: each of a hundred recipients could take
+/// [`RELAY_REPLY`].
+pub const RELAY_ENVELOPE: Duration = Duration::from_secs(900);
+
 /// Octets of commands that may be unanswered: a hundred recipients, and less than any system's buffers hold, so that
 /// neither side waits in a write for the other (RFC 2920 §3.1).
 pub const RELAY_PIPELINE: usize = 16 * 1024;
@@ -415,6 +442,9 @@ pub const REPORT_NAMES: usize = 20;
 /// Octets of a field of the original that a report shows to a person.
 pub const REPORT_QUOTE: usize = 200;
 
+/// Octets of an address that the subject of a report names: longer ones leave no room for what happened.
+pub const REPORT_SUBJECT: usize = 40;
+
 /// Octets in a Message-ID that a report refers to: the longest seen in real mail are half as long.
 pub const MESSAGE_ID: usize = 500;
 
@@ -432,6 +462,9 @@ pub const MIME_DEPTH: usize = 50;
 
 /// Parts in a message whose parts are re-encoded, each a few octets in memory: a digest has hundreds.
 pub const MIME_PARTS: usize = 10_000;
+
+/// Characters in `relay.srs_secret` at least: whoever guesses it sends through this host.
+pub const SRS_SECRET: usize = 16;
 
 /// Days for which reports to a rewritten sender are taken: four times as long as a message is usually tried.
 pub const SRS_DAYS: u64 = 21;

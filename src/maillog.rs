@@ -26,6 +26,7 @@ use crate::io::clock::{self, Now};
 use crate::io::table::LocatedError;
 use crate::limits;
 use crate::mail::address::{Address, ReversePath};
+use crate::mail::letters::is_misleading;
 use crate::mail::next_hop::NextHop;
 use crate::mail::outcome::Cause;
 use crate::mail::queue_id::QueueId;
@@ -124,7 +125,7 @@ struct Escaped<'a>(&'a str);
 impl Display for Escaped<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = &self.0[..self.0.floor_char_boundary(limits::FOREIGN_TEXT)];
-        let quoted = text.is_empty() || text.contains([' ', '"', '=']) || text.contains(is_unprintable);
+        let quoted = text.is_empty() || text.contains([' ', '"', '=']) || text.contains(is_misleading);
         if !quoted {
             return out.write_str(text);
         }
@@ -132,17 +133,12 @@ impl Display for Escaped<'_> {
         for letter in text.chars() {
             match letter {
                 '"' | '\\' => write!(out, "\\{letter}")?,
-                letter if is_unprintable(letter) => write!(out, "{}", letter.escape_default())?,
+                letter if is_misleading(letter) => write!(out, "{}", letter.escape_default())?,
                 letter => out.write_char(letter)?,
             }
         }
         out.write_str("\"")
     }
-}
-
-/// Besides controls, what is no ASCII and breaks a line or turns its direction, for some who show it.
-pub fn is_unprintable(letter: char) -> bool {
-    letter.is_control() || (!letter.is_ascii() && letter.escape_debug().len() > 1)
 }
 
 /// How a time is told to people: `45s`, `12m`, `3h`, `2d`.

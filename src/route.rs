@@ -287,6 +287,19 @@ mod tests {
     }
 
     #[test]
+    fn a_look_alike_is_another_domain() {
+        let mut site = site(&["ann@example.org"], "");
+        let text = "local_domains = [\"example.org\"]\n[relay.domains]\n\"partner.example\" = \"10.0.0.2\"";
+        site.config = Config::parse(text, Path::new("")).unwrap();
+        assert_eq!(ends(&site, "ann@partner.example"), ["ann@partner.example 10.0.0.2"]);
+        // Each has a Cyrillic letter, and goes where DNS says that it goes.
+        for domain in ["ex\u{430}mple.org", "p\u{430}rtner.example"] {
+            let end = &ends(&site, &format!("ann@{domain}"))[0];
+            assert!(end.starts_with("ann@xn--") && end.contains(" mx:xn--"), "{end}");
+        }
+    }
+
+    #[test]
     fn a_report_to_a_rewritten_sender_finds_the_first_one() {
         let mut site = site(&[], "");
         let sender: Address = "Ann@far.example".parse().unwrap();

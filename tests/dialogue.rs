@@ -99,9 +99,10 @@ fn a_dialogue_that_is_not_spoken_as_written_fails() {
 }
 
 /// What no dialogue shows, and why.
-const NOT_SHOWN: [(&str, &str); 9] = [
+const NOT_SHOWN: [(&str, &str); 10] = [
     ("internal_error", "session and connection would have to disagree about the chunks of a message"),
     ("address_expired", "the address would have to hold a day of three weeks ago; src/smtpd/policy.rs tests it"),
+    ("for_reports_only", "the address would have to hold the stamp of today; src/smtpd/policy.rs tests it"),
     ("BUSY", "four passwords would have to be in the check for 10 s"),
     ("logins_busy", "as BUSY"),
     ("tls_already", "no dialogue is spoken under TLS; tests/tls_servers.rs shows it"),

@@ -54,6 +54,7 @@ fn reported(recipient: &str, action: Action, reply: &'static str) -> Reported<'s
         asked_for: address(recipient),
         action,
         reply: Some(reply),
+        gave_up: false,
         host: Some("mx.example.net [192.0.2.1]"),
         last_attempt: Some("Mon, 23 Nov 2026 15:40:00 +0000"),
         retry_until: Some("Sat, 28 Nov 2026 15:36:51 +0000"),

@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::fs;
+
 use support::hop::{Act, Exchanger, say};
 use support::next_hop::{Kind, NextHop};
 use support::postfix::{Options, Postfix};
@@ -125,6 +127,23 @@ fn a_session_that_ended_while_it_was_idle_is_no_failure() {
     check(&world, dismissed);
     check(&world, at_mail);
     check(&world, said_at_mail);
+}
+
+#[test]
+fn a_host_that_says_no_to_everybody_is_done_with_at_once() {
+    let Some(world) = World::new(RECORDS) else { return };
+    let _far = world.exchanger(2, &[], |line| (line == "CONNECT").then(|| say("554 5.3.2 we take no mail")));
+    let mut server = world.prepared(&Settings::default());
+    let queue = server.path("spool/queue");
+    fs::create_dir_all(&queue).unwrap();
+    // They wait for one another; one a second would be more than the patience of the tests.
+    for at in 0..150 {
+        let entry = "X-Sender: <ann@example.org>\r\nX-Receiver: <bob@far.example> NOTIFY=NEVER\r\n\r\nhello\r\n";
+        fs::write(queue.join(format!("0TQXGV00{at:05}.eml")), entry).unwrap();
+    }
+    server.run();
+    server.queue_is_empty();
+    eventually("each is logged", || server.log().matches(" failed to=bob@far.example ").count() == 150);
 }
 
 #[test]

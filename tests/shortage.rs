@@ -5,39 +5,26 @@ mod support;
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use support::account::{can_run_as, run_as, start_as};
 use support::{Client, Server, eventually, files, have, is_root};
 
 /// Accounts that nobody else uses: the limit of processes counts all that an account has.
 const ACCOUNTS: [u32; 2] = [54_001, 54_002];
 
-/// What runs a program as this account.
-fn account(account: u32) -> Command {
-    let mut command = Command::new("setpriv");
-    command.args([format!("--reuid={account}"), format!("--regid={account}"), "--clear-groups".to_owned()]);
-    command.arg("prlimit");
+/// What runs a program as this account, with a limit.
+fn limited(account: u32, limit: &str) -> Command {
+    let mut command = run_as(account);
+    command.args(["prlimit", limit]);
     command
 }
 
-/// The command that starts `server` as this account, which owns its folder and has a copy of the program there.
-fn started_as(server: &Server, owner: u32, limit: &str) -> Command {
-    let program = server.path("postrider");
-    fs::copy(env!("CARGO_BIN_EXE_postrider"), &program).unwrap();
-    for path in files(server.folder.path()).iter().map(PathBuf::as_path).chain([server.folder.path()]) {
-        chown(path, Some(owner), Some(owner)).unwrap();
-    }
-    let mut command = account(owner);
-    command.arg(limit).arg(program).arg("serve").arg("--config").arg(server.path("postrider.toml"));
-    command
-}
-
-fn can_change_account(test: &str) -> bool {
-    is_root(test) && have("setpriv", test) && have("prlimit", test)
+fn can_limit(test: &str) -> bool {
+    can_run_as(test) && have("prlimit", test)
 }
 
 /// Gives the running server this limit, by a command that runs as its account.
@@ -92,13 +79,13 @@ fn survives_the_shortage(server: &Server, mut served: Vec<Client>) {
 
 #[test]
 fn too_few_threads_to_start_are_an_error_with_its_mend() {
-    if !can_change_account("too_few_threads_to_start_are_an_error_with_its_mend") {
+    if !can_limit("too_few_threads_to_start_are_an_error_with_its_mend") {
         return;
     }
     for most in ["--nproc=1", "--nproc=8", "--nproc=20"] {
         let server = Server::prepared("", "");
         let Output { status, stderr, .. } =
-            started_as(&server, ACCOUNTS[0], most).stdin(Stdio::null()).output().unwrap();
+            start_as(&server, ACCOUNTS[0], limited(ACCOUNTS[0], most)).stdin(Stdio::null()).output().unwrap();
         let said = String::from_utf8_lossy(&stderr);
         assert_eq!(status.code(), Some(71), "{most}: {said}");
         assert!(said.contains("cannot start a thread") && said.contains("raise the limit of processes"), "{said}");
@@ -107,13 +94,15 @@ fn too_few_threads_to_start_are_an_error_with_its_mend() {
 
 #[test]
 fn without_threads_a_new_client_is_told_and_the_others_are_served() {
-    if !can_change_account("without_threads_a_new_client_is_told_and_the_others_are_served") {
+    if !can_limit("without_threads_a_new_client_is_told_and_the_others_are_served") {
         return;
     }
     let mut server = Server::prepared("", "");
-    let command = started_as(&server, ACCOUNTS[1], "--nproc=1000");
+    let command = start_as(&server, ACCOUNTS[1], limited(ACCOUNTS[1], "--nproc=1000"));
     server.run_as(command);
-    limit(&server, account(ACCOUNTS[1]), "nproc", count(&server, "task") + 6);
+    let mut prlimit = run_as(ACCOUNTS[1]);
+    prlimit.arg("prlimit");
+    limit(&server, prlimit, "nproc", count(&server, "task") + 6);
     let served = connect_until_refused(&server);
     assert_eq!(served.len(), 6);
     server.logged(&[" shortage ", "start a thread"]);

@@ -87,7 +87,6 @@ pub fn found(config: &Config) -> Vec<Finding> {
 }
 
 fn hops(config: &Config, names: &dyn Names) -> Vec<Finding> {
-    let own = Own { hostname: &config.hostname, listen: &config.listen.smtp, port: config.delivery.remote_port };
     let mut keys: BTreeMap<&NextHop, String> = BTreeMap::new();
     for (key, hop) in &config.relay.domains {
         let dot = if key.below { "." } else { "" };
@@ -96,7 +95,7 @@ fn hops(config: &Config, names: &dyn Names) -> Vec<Finding> {
     keys.extend(config.relay.smarthost.iter().map(|hop| (hop, "relay.smarthost".to_owned())));
     let mut findings = Vec::new();
     for (hop, key) in keys {
-        let cause = match servers(hop, names, &own) {
+        let cause = match servers(hop, names, &Own::of(config)) {
             Ok(servers) => {
                 findings.push(Finding::ok(format!("{key}: {hop} is at {}", servers[0].address)));
                 continue;

@@ -278,6 +278,7 @@ impl Server {
         self.hop_sessions.thread().unpark();
         wait_until(Instant::now() + LAST_WORDS, || in_sessions() == 0 && self.hop_sessions.is_finished());
         let unfinished = in_deliveries();
+        self.spool.write_unwritten();
         self.spool.stop_writer();
         wait_until(Instant::now() + limits::DRAIN, || self.writer.is_finished());
         self.spool.sync_removals();

@@ -4,6 +4,7 @@
 //! outcome is known, each with the target it is about. Mail for mailboxes here is delivered first; then each next hop
 //! has its turn, and one without room breaks the round off until it has.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::group::{self, Group};
@@ -12,7 +13,6 @@ use super::remote::Turn;
 use super::{Deliverer, local, patience, report};
 use crate::io::clock::Now;
 use crate::mail::address::Address;
-use crate::mail::dsn::GIVEN_UP;
 use crate::mail::outcome::{Cause, Outcome};
 use crate::mail::reply::Enhanced;
 use crate::maildir::Maildir;
@@ -82,6 +82,8 @@ struct Attempt<'a> {
     tried: Vec<usize>,
     /// Whether a next hop had no room.
     is_full: bool,
+    /// Whether someone got it of whom the state on the disk does not say so yet.
+    is_news: bool,
     /// Whether anything but hops that are down, or turned out to be, was tried.
     is_real: bool,
     /// How long the first of those is left alone.
@@ -92,15 +94,28 @@ impl<'a> Attempt<'a> {
     fn new(mut claim: Claim<'a>, state: State, site: &'a Site, deliverer: &'a Deliverer) -> Attempt<'a> {
         let before = std::mem::take(&mut claim.tried);
         let tried = Vec::new();
-        Attempt { claim, state, site, deliverer, before, tried, is_full: false, is_real: false, down_for: None }
+        Attempt {
+            claim,
+            state,
+            site,
+            deliverer,
+            before,
+            tried,
+            is_full: false,
+            is_news: false,
+            is_real: false,
+            down_for: None,
+        }
     }
 
     fn run(mut self) {
         // What failed while it was resolved has no attempt to log it.
-        for target in
-            self.state.targets.iter().filter(|target| target.status == Status::Failed && target.when.is_none())
-        {
-            maillog::failed(self.claim.id, &target.address, None, target.reply.as_deref().unwrap_or_default());
+        let now = Now::read().wall;
+        for target in self.state.targets.iter_mut().filter(|target| target.status == Status::Failed) {
+            if target.when.is_none() {
+                target.when = Some(now);
+                maillog::failed(self.claim.id, &target.address, None, target.reply.as_deref().unwrap_or_default());
+            }
         }
         for at in self.open(Via::Mailbox) {
             let outcome = local::to_mailbox(&mut self.claim, &self.state.targets[at], at + 1, self.site);
@@ -113,15 +128,17 @@ impl<'a> Attempt<'a> {
             self.tried.push(at);
             self.is_real = true;
         }
-        let mut written = 0;
-        for group in self.groups() {
-            if self.tried.len() > written && !self.record() {
-                // It is written down with the rest, or kept in memory until it can be; more must wait until then.
+        let mut groups: VecDeque<Group> = self.groups().into();
+        while let Some(group) = groups.pop_front() {
+            let goes_on = !self.claim.spool().is_stopping() && (!self.is_news || self.record());
+            if !goes_on {
+                // What is known is written down with the rest, or kept in memory until it can be.
                 self.is_full = true;
                 break;
             }
-            written = self.tried.len();
-            self.try_hop(&group);
+            if let Some(rest) = self.try_hop(&group) {
+                groups.push_front(rest);
+            }
         }
         self.settle();
     }
@@ -144,31 +161,44 @@ impl<'a> Attempt<'a> {
     /// must not send to anyone again. Says whether it could.
     fn record(&mut self) -> bool {
         let recorded = self.claim.record(&self.state);
+        self.is_news &= recorded.is_err();
         recorded.inspect_err(|error| maillog::spool_error(Some(self.claim.id), error)).is_ok()
     }
 
-    fn try_hop(&mut self, group: &Group) {
-        match self.deliverer.remote.deliver(&mut self.claim, group, self.site) {
-            Turn::Full => self.is_full = true,
+    /// Tries a group, and returns the part of it that goes on once what was found is on the disk.
+    fn try_hop(&mut self, group: &Group) -> Option<Group> {
+        let outcomes = match self.deliverer.remote.deliver(&mut self.claim, group, self.site) {
+            Turn::Full => {
+                self.is_full = true;
+                return None;
+            }
             Turn::Down(cause, wait) => {
                 self.note_down(wait);
                 group.targets.iter().for_each(|at| self.apply(*at, Outcome::Deferred(cause.clone()), None));
+                return None;
             }
             Turn::Tried(outcomes, down_for) => {
                 match down_for {
                     Some(wait) => self.note_down(wait),
                     None => self.is_real = true,
                 }
-                for (at, answer) in group.targets.iter().zip(outcomes) {
-                    self.apply(*at, answer.outcome, answer.tls.as_deref());
-                    let target = &mut self.state.targets[*at];
-                    if answer.reports && target.status == Status::Delivered {
-                        // The sender's wish went with the message: the next host tells what becomes of it.
-                        target.told = Told::End;
-                    }
-                }
+                outcomes
+            }
+        };
+        let mut undecided = Vec::new();
+        for (place, (at, answer)) in group.targets.iter().zip(outcomes).enumerate() {
+            let Some(answer) = answer else {
+                undecided.push(place);
+                continue;
+            };
+            self.apply(*at, answer.outcome, answer.tls.as_deref());
+            let target = &mut self.state.targets[*at];
+            if answer.reports && target.status == Status::Delivered {
+                // The sender's wish went with the message: the next host tells what becomes of it.
+                target.told = Told::End;
             }
         }
+        group.part(&undecided)
     }
 
     fn note_down(&mut self, wait: Duration) {
@@ -187,6 +217,7 @@ impl<'a> Attempt<'a> {
         let cause = match outcome {
             Outcome::Delivered(cause) => {
                 target.status = Status::Delivered;
+                self.is_news = true;
                 maillog::delivered(id, &target.address, (cause.host.as_deref().unwrap_or("copy"), tls), waited);
                 cause
             }
@@ -197,6 +228,7 @@ impl<'a> Attempt<'a> {
                 cause
             }
         };
+        target.gave_up = false;
         target.reply = Some(cause.to_string());
         target.host = cause.host;
         target.when = Some(Now::read().wall);
@@ -240,9 +272,9 @@ impl<'a> Attempt<'a> {
         let why = target.reply.clone().unwrap_or_default();
         if give_up {
             target.status = Status::Failed;
-            let why = Cause::local(Enhanced(5, 4, 7), format!("{GIVEN_UP}{why}")).to_string();
+            target.gave_up = true;
+            let why = Cause::local(Enhanced(5, 4, 7), format!("given up; the last reply was: {why}")).to_string();
             maillog::failed(self.claim.id, &target.address, target.host.as_deref(), &why);
-            target.reply = Some(why);
         } else {
             maillog::deferred(self.claim.id, &target.address, target.host.as_deref(), &why, retry);
         }

@@ -30,19 +30,30 @@ pub struct Group {
     pub targets: Vec<usize>,
 }
 
+impl Group {
+    /// Those of its targets whose places in it are in `kept`, if there are any.
+    pub fn part(&self, kept: &[usize]) -> Option<Group> {
+        let recipients: Vec<Recipient> = kept.iter().map(|at| self.recipients[*at].clone()).collect();
+        let targets = kept.iter().map(|at| self.targets[*at]).collect();
+        (!recipients.is_empty()).then(|| Group { recipients, targets, ..self.clone() })
+    }
+}
+
 /// The groups of those targets whose places are in `open`. `day`, in days since 1970, is for rewritten senders.
 pub fn groups(open: &[usize], targets: &[Target], envelope: &Envelope, (site, day): (&Site, u64)) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     let mut last: HashMap<(NextHop, ReversePath), usize> = HashMap::new();
     let mut siblings: HashMap<&crate::mail::address::Address, usize> = HashMap::new();
     targets.iter().for_each(|target| *siblings.entry(&target.recipient).or_default() += 1);
+    let asked = envelope.asked();
     for at in open {
         let target = &targets[*at];
         let (hop, why) = site.next_hop(target.address.host());
         let reverse_path = sender_for(why, target, (site, day));
         let key = (hop.clone(), reverse_path.clone());
         let is_expanded = siblings.get(&target.recipient).is_some_and(|count| *count > 1);
-        let parameters = rcpt_parameters(target, envelope, is_expanded);
+        let wanted = asked.get(&target.recipient).filter(|_| !target.is_of_list(envelope));
+        let parameters = wanted.map(|wanted| rcpt_parameters(wanted, is_expanded)).unwrap_or_default();
         let place = last.get(&key).copied().filter(|at| groups[*at].targets.len() < limits::RELAY_RECIPIENTS);
         let place = place.unwrap_or_else(|| {
             let parameters = mail_parameters(target, envelope);
@@ -56,15 +67,10 @@ pub fn groups(open: &[usize], targets: &[Target], envelope: &Envelope, (site, da
     groups
 }
 
-/// Whether a list sends it: with its owner as the sender, it is a message of its own (RFC 3461 §5.2.7.3).
-fn is_of_list(target: &Target, envelope: &Envelope) -> bool {
-    target.reverse_path != envelope.reverse_path
-}
-
 fn mail_parameters(target: &Target, envelope: &Envelope) -> MailParameters {
     let parameters = envelope.parameters.clone();
     // Its owner asked for nothing.
-    if is_of_list(target, envelope) { MailParameters { ret: None, envid: None, ..parameters } } else { parameters }
+    if target.is_of_list(envelope) { MailParameters { ret: None, envid: None, ..parameters } } else { parameters }
 }
 
 /// The reverse-path as the hop gets it. A smarthost may take one sender only; what an alias sends on has a sender of this
@@ -81,12 +87,8 @@ fn sender_for(why: Why, target: &Target, (site, day): (&Site, u64)) -> ReversePa
 }
 
 /// What RCPT says for a target (RFC 3461 §5.2.7).
-fn rcpt_parameters(target: &Target, envelope: &Envelope, is_expanded: bool) -> RcptParameters {
-    let asked = envelope.recipients.iter().find(|recipient| recipient.address == target.recipient);
-    let Some(asked) = asked.filter(|_| !is_of_list(target, envelope)) else {
-        return RcptParameters::default();
-    };
-    let mut parameters = asked.parameters.clone();
+fn rcpt_parameters(asked: &RcptParameters, is_expanded: bool) -> RcptParameters {
+    let mut parameters = asked.clone();
     if let Some(notify) = parameters.notify.filter(|notify| is_expanded && notify.success) {
         // That it was expanded is all that the sender hears of success.
         parameters.notify = Some(Notify { success: false, ..notify });

@@ -11,6 +11,7 @@
 //! | `hops` | which next hop has room, and which is down: pure |
 //! | `content` | what a next hop gets of a message |
 //! | `report` | what senders are told |
+//! | `storm` | how often they are told |
 //! | `patience` | when the next attempt comes: pure |
 
 mod attempt;
@@ -22,6 +23,7 @@ pub mod patience;
 mod plan;
 mod remote;
 mod report;
+mod storm;
 mod trust;
 
 use std::sync::Arc;
@@ -36,7 +38,7 @@ use crate::relay::Pool;
 use crate::route::CurrentSite;
 use crate::spool::Spool;
 use remote::Remote;
-use report::Storm;
+use storm::Storm;
 use trust::Trust;
 
 /// What the delivery threads share.

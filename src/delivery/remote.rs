@@ -6,7 +6,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::content::{Asked, Outgoing};
 use super::group::Group;
@@ -14,6 +14,7 @@ use super::hops::{Admission, Hops, Verdict};
 use super::trust::{Terms, Trust};
 use crate::config::HopSettings;
 use crate::dns::Resolver;
+use crate::limits;
 use crate::mail::envelope::Recipient;
 use crate::mail::outcome::{Cause, Outcome};
 use crate::mail::reply::Enhanced;
@@ -40,8 +41,8 @@ pub struct Remote {
 #[derive(Debug)]
 pub enum Turn {
     /// An answer for each target of the group, in its order; and for how long the hop is left alone now if it turned out to
-    /// be down.
-    Tried(Vec<Answer>, Option<Duration>),
+    /// be down. Without an answer are those that go on once what became of the others is on the disk.
+    Tried(Vec<Option<Answer>>, Option<Duration>),
     /// The hop has no room; the entry will be woken.
     Full,
     /// The hop is down, and is left alone for this long.
@@ -67,7 +68,7 @@ impl Answer {
 }
 
 impl Remote {
-    /// Tries the targets of one group once.
+    /// Tries the targets of one group once, or as far as something was delivered.
     pub fn deliver(&self, claim: &mut Claim<'_>, group: &Group, site: &Site) -> Turn {
         let settings = &site.config.delivery;
         let ticket = match self.hops.enter(&group.hop, claim.id, (claim.asked, settings)) {
@@ -84,21 +85,25 @@ impl Remote {
             refusals: Vec::new(),
             worked: false,
         };
+        let begun = Instant::now();
         dialogue.run(claim);
         let (outcomes, verdict) = dialogue.end();
-        // Without a verdict the ticket gives itself back.
-        let (wake, down_for) =
-            verdict.map(|verdict| ticket.give_back(verdict, &site.config.delivery)).unwrap_or_default();
-        for id in wake {
-            claim.spool().wake(id);
+        let verdict = match verdict {
+            Some(Verdict::Worked) if begun.elapsed() > limits::SLOW_TURN => Some(Verdict::Strained),
+            verdict => verdict,
+        };
+        let (wake, down_for) = ticket.give_back(verdict, settings);
+        let is_lost = wake.into_iter().filter(|id| !claim.spool().wake(*id)).count() > 0;
+        if is_lost {
+            self.hops.wake(settings, |id| claim.spool().wake(id));
         }
         Turn::Tried(outcomes, down_for)
     }
 
     /// What is due about once a second: sessions that nobody uses are ended, and a wake-up that was lost is made good.
     pub fn tend(&self, site: &Site, spool: &Spool) {
-        self.pool.close_old();
         self.hops.wake(&site.config.delivery, |id| spool.wake(id));
+        self.pool.close_old();
     }
 }
 
@@ -121,6 +126,8 @@ enum Refused {
     Unreachable(Outcome),
     /// It broke off in the middle.
     Broke(Outcome),
+    /// It does not take such a message.
+    Unwilling(Outcome),
 }
 
 impl Dialogue<'_> {
@@ -130,7 +137,7 @@ impl Dialogue<'_> {
             self.speak(session, claim);
             self.refusals.clear();
         }
-        if self.is_decided() {
+        if self.is_over() {
             return;
         }
         let config = &self.site.config;
@@ -140,8 +147,9 @@ impl Dialogue<'_> {
             Err(outcome) => return self.refusals.push(Refused::Unreachable(outcome)),
         };
         let mut only_ipv4 = false;
+        let begun = Instant::now();
         for server in servers {
-            if self.is_decided() {
+            if self.is_over() || begun.elapsed() > limits::HOP_TURN || claim.spool().is_stopping() {
                 return;
             }
             if only_ipv4 && server.address.is_ipv6() {
@@ -192,20 +200,16 @@ impl Dialogue<'_> {
     /// Offers the session what is undecided.
     fn speak(&mut self, mut session: Session, claim: &mut Claim<'_>) {
         let open: Vec<usize> = (0..self.outcomes.len()).filter(|at| self.outcomes[*at].is_none()).collect();
-        let outcome = match self.send(&mut session, &open, claim) {
-            Ok(None) => None,
-            Ok(Some(refusal)) => {
-                self.refusals.push(Refused::Broke(refusal.outcome));
-                None
-            }
-            Err(Unsent::Unfit(outcome)) => Some(outcome),
+        match self.send(&mut session, &open, claim) {
+            Ok(None) => {}
+            Ok(Some(refusal)) => self.refusals.push(Refused::Broke(refusal.outcome)),
+            // Another server may take it.
+            Err(Unsent::Unfit(outcome)) => self.refusals.push(Refused::Unwilling(outcome)),
             Err(Unsent::Disk(error)) => {
                 maillog::spool_error(Some(claim.id), &error);
-                Some(Outcome::Deferred(Cause::local(Enhanced(4, 3, 0), error.to_string())))
+                let outcome = Outcome::Deferred(Cause::local(Enhanced(4, 3, 0), error.to_string()));
+                open.iter().for_each(|at| self.outcomes[*at] = Some(Answer::of(outcome.clone())));
             }
-        };
-        if let Some(outcome) = outcome {
-            open.iter().for_each(|at| self.outcomes[*at] = Some(Answer::of(outcome.clone())));
         }
         self.remote.pool.give(&self.group.hop, &self.settings, session);
     }
@@ -236,8 +240,12 @@ impl Dialogue<'_> {
         Ok(sent.broke)
     }
 
-    fn is_decided(&self) -> bool {
-        self.outcomes.iter().all(Option::is_some)
+    /// Whether all is decided; or someone has the message, which must be on the disk before it is sent again.
+    fn is_over(&self) -> bool {
+        let has_it = |answer: &Option<Answer>| {
+            answer.as_ref().is_some_and(|answer| matches!(answer.outcome, Outcome::Delivered(_)))
+        };
+        self.outcomes.iter().all(Option::is_some) || self.outcomes.iter().any(has_it)
     }
 
     /// Opens again what was refused over IPv6 because this host has no name there: over IPv4 it may have one. Says whether
@@ -258,33 +266,46 @@ impl Dialogue<'_> {
     }
 
     /// The outcome of each target, and what the hop has shown of itself.
-    fn end(self) -> (Vec<Answer>, Option<Verdict>) {
-        let undecided = self.refusals.iter().rev().map(Refused::outcome);
-        // If one server can't be had now and another does not want it, now is the wrong time to tell.
-        let deferred = undecided.clone().find(|outcome| matches!(outcome, Outcome::Deferred(_)));
-        let rest = deferred.or_else(|| undecided.clone().next()).cloned();
-        let verdict = match (self.worked, self.refusals.last()) {
-            (true, None) => Some(Verdict::Worked),
-            (true, Some(_)) => Some(Verdict::Strained),
-            (false, None) => None,
-            (false, Some(_)) => match &rest {
-                Some(Outcome::Deferred(cause)) => Some(Verdict::Unreachable(cause.clone())),
-                // It speaks, and says no to everybody.
-                _ => None,
-            },
-        };
-        let rest = rest.unwrap_or_else(|| {
-            Outcome::Deferred(Cause::local(Enhanced(4, 4, 0), "no server of the next hop decided anything"))
-        });
-        let answers = self.outcomes.into_iter();
-        (answers.map(|answer| answer.unwrap_or_else(|| Answer::of(rest.clone()))).collect(), verdict)
+    fn end(self) -> (Vec<Option<Answer>>, Option<Verdict>) {
+        let verdict = self.verdict();
+        if self.is_over() || self.refusals.is_empty() {
+            return (self.outcomes, verdict);
+        }
+        let rest = rest(&self.refusals);
+        let decided = self.outcomes.into_iter().map(|answer| answer.or_else(|| rest.clone().map(Answer::of)));
+        (decided.collect(), verdict)
     }
+
+    fn verdict(&self) -> Option<Verdict> {
+        match (self.worked, self.refusals.last()) {
+            (true, None) => Some(Verdict::Worked),
+            (true, Some(Refused::Unwilling(_))) => Some(Verdict::Worked),
+            (true, Some(_)) => Some(Verdict::Strained),
+            (false, Some(Refused::Broke(_))) => Some(Verdict::Strained),
+            (false, Some(Refused::Unreachable(Outcome::Deferred(cause)))) if !is_our_own(cause) => {
+                Some(Verdict::Unreachable(cause.clone()))
+            }
+            // It speaks, and says no to everybody; or nothing is known of it.
+            (false, _) => None,
+        }
+    }
+}
+
+/// What refusals mean together: if one server can't be had now and another does not want it, now is the wrong time to tell.
+fn rest(refusals: &[Refused]) -> Option<Outcome> {
+    let all = || refusals.iter().rev().map(Refused::outcome);
+    all().find(|outcome| matches!(outcome, Outcome::Deferred(_))).or_else(|| all().next()).cloned()
+}
+
+/// Whether something is short on this host, which says nothing of another.
+fn is_our_own(cause: &Cause) -> bool {
+    cause.host.is_none() && cause.reply.enhanced().is_some_and(|code| code.1 == 3)
 }
 
 impl Refused {
     fn outcome(&self) -> &Outcome {
         match self {
-            Refused::Unreachable(outcome) | Refused::Broke(outcome) => outcome,
+            Refused::Unreachable(outcome) | Refused::Broke(outcome) | Refused::Unwilling(outcome) => outcome,
         }
     }
 }

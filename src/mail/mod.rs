@@ -8,6 +8,7 @@ pub mod dsn;
 pub mod encoded_word;
 pub mod envelope;
 pub mod header;
+pub mod letters;
 pub mod next_hop;
 pub mod outcome;
 pub mod parameter;

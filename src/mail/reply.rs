@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use super::letters::is_misleading;
 use crate::limits;
 
 /// An enhanced status code (RFC 3463).
@@ -111,12 +112,12 @@ fn printable(text: Cow<'static, str>) -> Cow<'static, str> {
     }
 }
 
-/// Foreign octets as one line a person can read: no control character, and none that turns the direction of others.
+/// Foreign octets as one line a person can read: no letter that misleads.
 fn legible(octets: &[u8]) -> String {
     let shown = |letter: char| match letter {
         '\t' => ' ',
-        char::REPLACEMENT_CHARACTER | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '?',
-        letter if letter.is_control() => '?',
+        char::REPLACEMENT_CHARACTER => '?',
+        letter if is_misleading(letter) => '?',
         letter => letter,
     };
     String::from_utf8_lossy(octets).chars().map(shown).collect()
@@ -232,6 +233,8 @@ replies! {
     no_such_mailbox = 550 5 . 1 . 1 "no such mailbox here";
     /// To a recipient that was made here to report to a sender, long ago.
     address_expired = 550 5 . 1 . 1 "that address was for reports on a message, and its time is over";
+    /// To a recipient that was made here to report to a sender, for what is no report.
+    for_reports_only = 550 5 . 7 . 1 "that address is for reports, which have the null sender";
     /// To ETRN from those who may not (RFC 1985 §5.2).
     cannot_bring_forward = 459 4 . 7 . 1 "mail is brought forward for trusted clients only";
     /// To ETRN for a domain that no message waits for.

@@ -17,8 +17,6 @@ pub struct Offers {
     pub chunking: bool,
     /// DSN (RFC 3461).
     pub dsn: bool,
-    /// ENHANCEDSTATUSCODES (RFC 2034).
-    pub enhanced_status_codes: bool,
 }
 
 /// All that a reply to EHLO says: the extensions for mail, and what comes before any.
@@ -48,7 +46,6 @@ impl Hello {
                 "SMTPUTF8" => offers.smtputf8 = true,
                 "CHUNKING" => offers.chunking = true,
                 "DSN" => offers.dsn = true,
-                "ENHANCEDSTATUSCODES" => offers.enhanced_status_codes = true,
                 "STARTTLS" => hello.starttls = true,
                 "AUTH" => hello.mechanisms = format!("{} {parameters}", hello.mechanisms),
                 _ => {}
@@ -100,7 +97,6 @@ mod tests {
             smtputf8: true,
             chunking: true,
             dsn: true,
-            enhanced_status_codes: true,
         };
         assert_eq!(all, expected);
     }

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
+use std::time::Instant;
 
 use super::Refusal;
 use super::envelope::{self, Command, Envelope};
@@ -77,6 +78,10 @@ impl Progress {
         self.waiting.push_back(at);
     }
 
+    fn is_delivered(&self) -> bool {
+        self.outcomes.iter().any(|outcome| matches!(outcome, Some(Outcome::Delivered(_))))
+    }
+
     fn next_batch(&mut self) -> Vec<usize> {
         let count = self.waiting.len().min(limits::RELAY_RECIPIENTS);
         self.waiting.drain(..count).collect()
@@ -84,7 +89,8 @@ impl Progress {
 }
 
 impl Session {
-    /// Sends a message to its recipients. Takes no longer than its stages together.
+    /// Sends a message to its recipients, in one transaction that ends with a yes: those for whom there was no room in it
+    /// are undecided, and sent by another call once the caller has written down who has the message.
     pub fn send(&mut self, transaction: &Transaction<'_>, content: &mut dyn Content) -> Sent {
         let count = transaction.recipients.len();
         let mut progress = Progress { outcomes: vec![None; count], waiting: (0..count).collect() };
@@ -98,6 +104,7 @@ impl Session {
                 break;
             }
             match self.transact(transaction, content, &mut progress) {
+                Ok(()) if progress.is_delivered() => break,
                 Ok(()) => continue,
                 Err(Stop::Hop(refusal)) => broke = Some(refusal),
                 Err(Stop::Content(error)) => progress.decide_rest(&unreadable(&error)),
@@ -166,10 +173,14 @@ impl Session {
     /// Says the envelope.
     fn say(&mut self, commands: &[Command], progress: &mut Progress) -> Result<Envelope, Refusal> {
         let mut envelope = Envelope::default();
+        let begun = Instant::now();
         self.transactions += 1;
         self.unfinished = true;
         let mut rest = commands;
         while rest.first().is_some_and(|next| !envelope.is_over(next)) {
+            if begun.elapsed() > limits::RELAY_ENVELOPE {
+                return Err(self.wire.too_slow(rest[0].stage()));
+            }
             let (window, later) = rest.split_at(envelope::window(rest, &self.offers));
             let octets: String = window.iter().map(|command| command.line.as_str()).collect();
             self.wire.send(window[0].stage(), octets.as_bytes())?;

@@ -147,6 +147,12 @@ impl Wire {
         &self.host
     }
 
+    /// A hop that replies in time to each command, and not to all of them.
+    pub fn too_slow(&self, stage: Stage) -> Refusal {
+        let text = format!("{} took too long over the recipients of one message", self.host());
+        Refusal { stage, outcome: Outcome::Deferred(Cause::local(Enhanced(4, 4, 2), text)) }
+    }
+
     /// A hop that does not keep to the protocol.
     pub fn out_of_step(&self, stage: Stage, what: &str) -> Refusal {
         let text = format!("{} broke the protocol while {}: it {what}", self.host, stage.words());

@@ -6,7 +6,7 @@ use super::session::Policy;
 use crate::auth;
 use crate::io::clock::Now;
 use crate::mail::address::{Address, Domain, ForwardPath, ReversePath};
-use crate::mail::parameter::MailParameters;
+use crate::mail::parameter::{MailParameters, Notify, RcptParameters};
 use crate::mail::reply::{self, Reply};
 use crate::maillog;
 use crate::route::{Place, Route, Site};
@@ -65,14 +65,28 @@ impl Policy for SitePolicy<'_> {
             let may = user.is_some() || self.site.config.may_relay(self.client);
             return if may { Ok(address) } else { Err(reply::relaying_denied()) };
         }
-        let today = Now::read().day();
-        if self.site.rewritten_from(&address).is_some_and(|reversed| reversed.is_expired(today)) {
-            return Err(reply::address_expired());
+        if let Some(reversed) = self.site.rewritten_from(&address) {
+            // Else whoever saw the address in a message could send through this host to whom it stands for.
+            if *from != ReversePath::Null && user.is_none() && !self.site.config.may_relay(self.client) {
+                return Err(reply::for_reports_only());
+            }
+            if reversed.is_expired(Now::read().day()) {
+                return Err(reply::address_expired());
+            }
         }
         match refusal(&self.site.route(&address, from)) {
             None => Ok(address),
             Some(refusal) => Err(refusal),
         }
+    }
+
+    fn heeded(&self, parameters: RcptParameters, user: Option<&Address>) -> RcptParameters {
+        if user.is_some() || self.site.config.may_relay(self.client) {
+            return parameters;
+        }
+        // A stranger may name anyone as the sender, who then would get a report of each message that arrives.
+        let notify = parameters.notify.map(|notify| Notify { success: false, ..notify });
+        RcptParameters { notify, ..parameters }
     }
 
     fn verify(&self, name: &str) -> Reply {
@@ -156,13 +170,47 @@ mod tests {
         let (spool, _writer) = Spool::open(folder.path()).unwrap();
         let policy = SitePolicy { site: &site, spool: &spool, client: "192.0.2.7".parse().unwrap() };
         let today = Now::read().day();
-        let said = |day: u64, secret: &str| {
+        let said_to = |from: &str, day: u64, secret: &str| {
             let rewritten = Srs::new(secret).forward(&"ann@far.example".parse().unwrap(), &domain, day).unwrap();
-            policy.recipient(&ForwardPath::Address(rewritten), &ReversePath::Null, None).map(|_| ())
+            policy.recipient(&ForwardPath::Address(rewritten), &from.parse().unwrap(), None).map(|_| ())
         };
+        let said = |day: u64, secret: &str| said_to("<>", day, secret);
         assert_eq!(said(today, "a secret of this test"), Ok(()));
         assert_eq!(said(today - limits::SRS_DAYS + 1, "a secret of this test"), Ok(()));
         assert_eq!(said(today - limits::SRS_DAYS - 2, "a secret of this test"), Err(reply::address_expired()));
         assert_eq!(said(today, "a secret of someone"), Err(reply::no_such_mailbox()));
+        // No stranger's letters go to whom it stands for.
+        assert_eq!(said_to("<x@b.example>", today, "a secret of this test"), Err(reply::for_reports_only()));
+        let mut config = site.config.clone();
+        config.relay.from = vec!["192.0.2.7/32".parse().unwrap()];
+        let site = Site { config, users: Users::default(), aliases: Aliases::default() };
+        let trusted = SitePolicy { site: &site, spool: &spool, client: policy.client };
+        let rewritten = Srs::new("a secret of this test").forward(&"ann@far.example".parse().unwrap(), &domain, today);
+        let path = ForwardPath::Address(rewritten.unwrap());
+        assert!(trusted.recipient(&path, &"<x@b.example>".parse().unwrap(), None).is_ok());
+    }
+
+    #[test]
+    fn strangers_have_no_success_reported() {
+        let site = Site {
+            config: Config::parse("relay.from = [\"192.0.2.7\"]", Path::new("/")).unwrap(),
+            users: Users::default(),
+            aliases: Aliases::default(),
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let (spool, _writer) = Spool::open(folder.path()).unwrap();
+        let asked = |client: &str, notify: &str| {
+            let policy = SitePolicy { site: &site, spool: &spool, client: client.parse().unwrap() };
+            policy.heeded(RcptParameters::parse(notify).unwrap(), None).to_string()
+        };
+        for (notify, heeded) in [
+            (" NOTIFY=SUCCESS,FAILURE,DELAY ORCPT=rfc822;a", " NOTIFY=FAILURE,DELAY ORCPT=rfc822;a"),
+            (" NOTIFY=SUCCESS", " NOTIFY=NEVER"),
+            (" NOTIFY=FAILURE", " NOTIFY=FAILURE"),
+            ("", ""),
+        ] {
+            assert_eq!(asked("192.0.2.7", notify), notify);
+            assert_eq!(asked("192.0.2.8", notify), heeded);
+        }
     }
 }

@@ -70,6 +70,8 @@ pub trait Policy {
     fn sender(&self, path: &ReversePath, parameters: &MailParameters, user: Option<&Address>) -> Result<(), Reply>;
     /// The address a recipient stands for, if this client, or who has logged in, may send to it.
     fn recipient(&self, path: &ForwardPath, from: &ReversePath, user: Option<&Address>) -> Result<Address, Reply>;
+    /// What is heeded of the reports that this client, or who has logged in, asks for.
+    fn heeded(&self, parameters: RcptParameters, user: Option<&Address>) -> RcptParameters;
     /// The answer to VRFY.
     fn verify(&self, name: &str) -> Reply;
     /// The answer to EXPN.
@@ -358,7 +360,7 @@ impl Session {
             Ok(address) => address,
             Err(refusal) => return refusal,
         };
-        let recipient = Recipient { address, parameters: rcpt.parameters };
+        let recipient = Recipient { address, parameters: policy.heeded(rcpt.parameters, self.user.as_ref()) };
         if !envelope.recipients.contains(&recipient) {
             if envelope.recipients.len() >= policy.recipients() {
                 return reply::too_many_recipients();

@@ -157,7 +157,7 @@ fn requeue(folders: &Folders, listed: &Listed) -> io::Result<Done> {
 fn begun_anew(state: &State) -> Option<State> {
     let mut state = State { waited: Duration::ZERO, next_attempt: None, retry_in: Duration::ZERO, ..state.clone() };
     for target in state.targets.iter_mut().filter(|target| target.status == Status::Failed) {
-        (target.status, target.told) = (Status::Pending, Told::Nothing);
+        (target.status, target.gave_up, target.told) = (Status::Pending, false, Told::Nothing);
     }
     (state.is_pending() || state.targets.is_empty()).then_some(state)
 }

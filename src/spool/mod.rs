@@ -27,6 +27,7 @@
 //! | `aside` | `failed/` and its reports |
 //! | `sweep` | what is done once at start |
 //! | `watch` | what a person changed by hand |
+//! | `whereabouts` | in which folder a message is |
 //! | `listing` | the queue as its files tell it, without a server |
 //! | `selection` | which messages a person means |
 //! | `by_hand` | what a person may do to a message, as a verb does it |
@@ -48,6 +49,7 @@ mod settlement;
 pub mod state;
 mod sweep;
 mod watch;
+mod whereabouts;
 mod writer;
 
 use std::fs::{File, TryLockError};
@@ -84,7 +86,8 @@ pub struct Spool {
     schedule: Mutex<Schedule>,
     changed: Condvar,
     stopping: AtomicBool,
-    removals_unsynced: AtomicBool,
+    /// Whether removals are not durable yet; held while they are made so.
+    removals_unsynced: Mutex<bool>,
     work: Sender<Work>,
     /// Held for as long as the spool is open; a second server finds it taken.
     _lock: File,
@@ -178,7 +181,7 @@ impl Spool {
             schedule: Mutex::default(),
             changed: Condvar::new(),
             stopping: AtomicBool::new(false),
-            removals_unsynced: AtomicBool::new(false),
+            removals_unsynced: Mutex::new(false),
             work,
             _lock: lock,
         };

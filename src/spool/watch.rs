@@ -10,14 +10,15 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent};
 
+use super::Spool;
 use super::sweep::{Named, named, names};
-use super::{Spool, eml};
+use super::whereabouts::Whereabouts;
 use crate::io::clock::Now;
 use crate::io::durable;
 use crate::limits;
@@ -143,11 +144,17 @@ impl Foreign {
 impl Spool {
     /// Makes removals durable that are not yet.
     pub fn sync_removals(&self) {
-        if self.removals_unsynced.swap(false, Ordering::AcqRel)
+        // Held for as long as it takes: whoever comes meanwhile must not go on before it is done.
+        let mut unsynced = self.removals_unsynced.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::take(&mut *unsynced)
             && let Err(error) = durable::sync_dir(&self.folders.queue)
         {
             maillog::spool_error(None, error);
         }
+    }
+
+    pub(super) fn note_removal(&self) {
+        *self.removals_unsynced.lock().unwrap_or_else(PoisonError::into_inner) = true;
     }
 
     fn notice(&self, name: &OsString, what: AddWatchFlags) -> io::Result<()> {
@@ -155,7 +162,7 @@ impl Spool {
         let went = what.intersects(AddWatchFlags::IN_MOVED_FROM | AddWatchFlags::IN_DELETE);
         match named(name) {
             Named::Eml(id) if went => {
-                if self.schedule().is_waiting(id) && !self.folders.eml(id).exists() {
+                if self.schedule().is_waiting(id) && !durable::exists(&self.folders.eml(id))? {
                     self.gone(id);
                 }
                 Ok(())
@@ -182,7 +189,7 @@ impl Spool {
         }
         let waiting: Vec<QueueId> = self.schedule().waiting().collect();
         for id in waiting {
-            if !self.folders.eml(id).exists() && self.schedule().is_waiting(id) {
+            if !durable::exists(&self.folders.eml(id))? && self.schedule().is_waiting(id) {
                 self.gone(id);
             }
         }
@@ -191,14 +198,21 @@ impl Spool {
 
     /// Someone put a message into `queue/`; if it came from `hold/`, its state comes along.
     pub(super) fn came(&self, id: QueueId) -> io::Result<()> {
-        if self.schedule().knows(id) || !self.folders.eml(id).exists() {
+        if self.schedule().knows(id) || !durable::exists(&self.folders.eml(id))? {
             return Ok(());
         }
         self.saw_id(id);
         self.bring_back_state(id)?;
         let (wait, waited) = self.wait_by_state(id);
         let now = Now::read().boot;
-        self.schedule().wait(id, now + wait, waited, now);
+        {
+            let mut schedule = self.schedule();
+            // Another thread may have seen it meanwhile, and may be delivering it.
+            if schedule.knows(id) {
+                return Ok(());
+            }
+            schedule.wait(id, now.saturating_add(wait), waited, now);
+        }
         maillog::released(id, wait);
         self.changed.notify_one();
         Ok(())
@@ -206,16 +220,39 @@ impl Spool {
 
     /// A message that was on the schedule is not in `queue/` any more.
     pub(super) fn gone(&self, id: QueueId) {
-        if !self.schedule().forget(id) {
-            return;
+        {
+            let mut schedule = self.schedule();
+            if schedule.slot_mut(id).is_some_and(|slot| slot.unwritten.is_some()) {
+                // What became of it is not on the disk yet: whoever claims it writes it to where the message is.
+                schedule.write_now(id, Now::read().boot);
+                self.changed.notify_one();
+                return;
+            }
+            if !schedule.forget(id) {
+                return;
+            }
         }
-        if self.folders.hold.join(eml(id)).exists() {
-            maillog::held(id);
-        } else {
-            maillog::removed(id, "by hand");
-        }
-        if let Err(error) = self.follow_with_state(id) {
+        let followed = self.whereabouts(id).and_then(|place| {
+            match place {
+                Whereabouts::Hold => maillog::held(id),
+                Whereabouts::Nowhere => maillog::removed(id, "by hand"),
+                // It is back already.
+                Whereabouts::Queue => return self.came(id),
+            }
+            self.follow_with_state(id)
+        });
+        if let Err(error) = followed {
             maillog::spool_error(Some(id), error);
+        }
+    }
+
+    /// Whether the entry that was just given back was moved or removed meanwhile, when that was nobody's change to notice.
+    pub(super) fn look_again(&self, id: QueueId) {
+        match durable::exists(&self.folders.eml(id)) {
+            Ok(true) => {}
+            Ok(false) if self.schedule().is_waiting(id) => self.gone(id),
+            Ok(false) => {}
+            Err(error) => maillog::spool_error(Some(id), error),
         }
     }
 
@@ -234,12 +271,12 @@ impl Spool {
 
     /// The server writes states only while it holds the entry, and what it wrote says what it scheduled.
     fn edited(&self, id: QueueId) {
-        if !self.schedule().is_waiting(id) {
+        if !self.schedule().is_waiting(id) || self.is_own_state(id) {
             return;
         }
         let (wait, waited) = self.wait_by_state(id);
         let now = Now::read().boot;
-        if self.schedule().reschedule(id, now + wait, waited, now) {
+        if self.schedule().reschedule(id, now.saturating_add(wait), waited, now) {
             maillog::rescheduled(id, "edited", wait);
             self.changed.notify_one();
         }

@@ -1,6 +1,7 @@
 //! What the tests share: the real binary in a folder of its own, and a client that speaks line by line.
 #![allow(dead_code, missing_docs, clippy::print_stderr)]
 
+pub mod account;
 pub mod dovecot;
 pub mod hop;
 pub mod net;

@@ -86,6 +86,7 @@ fn target(page: &mut Page, target: &Target) {
     let status = match target.status {
         Status::Pending => "does not have it yet",
         Status::Delivered => "has it",
+        Status::Failed if target.gave_up => "was given up",
         Status::Failed => "will not have it",
     };
     let when = target.when.map(|when| format!("; last tried {}", clock::rfc3339(when))).unwrap_or_default();

@@ -26,6 +26,9 @@ impl Policy for Open {
             _ => Err(reply::no_such_mailbox()),
         }
     }
+    fn heeded(&self, parameters: RcptParameters, _: Option<&Address>) -> RcptParameters {
+        parameters
+    }
     fn verify(&self, _: &str) -> Reply {
         reply::cannot_verify()
     }

@@ -100,7 +100,10 @@ fn commit(spool: &Spool, site: &Site, id: QueueId, (path, name): (&Path, &OsStr)
     if !kind.is_file() {
         return Err(DropError::new(0, "it is not a regular file", "put a file with the message here").into());
     }
-    let mut file = durable::open_untrusted(path)?;
+    let mut file = match durable::open_untrusted(path) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(unreadable().into()),
+        opened => opened?,
+    };
     let metadata = file.metadata()?;
     check_file(&metadata, site)?;
     if !spool.has_room(metadata.len(), site.config.limits.free_space)? {
@@ -115,6 +118,11 @@ fn commit(spool: &Spool, site: &Site, id: QueueId, (path, name): (&Path, &OsStr)
         return Err(NotTaken::Changed);
     }
     Ok(spool.commit_unscheduled(draft, origin)?)
+}
+
+fn unreadable() -> DropError {
+    let who = User::from_uid(geteuid()).ok().flatten().map_or_else(|| "the server".to_owned(), |user| user.name);
+    DropError::new(0, "the server may not read it", format!("chmod or chown it so that {who} can"))
 }
 
 fn check_file(metadata: &Metadata, site: &Site) -> Result<(), DropError> {

@@ -90,8 +90,9 @@ impl Files<'_> {
         for id in self.names().iter().filter_map(taken_as) {
             let name = OsString::from(id.to_string());
             let taken = match self.spool.is_entry(id) {
-                true => Ok(Taken::Entry(id)),
-                false => intake::take(self.spool, &self.site.get(), id, &name),
+                Ok(true) => Ok(Taken::Entry(id)),
+                Ok(false) => intake::take(self.spool, &self.site.get(), id, &name),
+                Err(error) => Err(error),
             };
             self.note(name, taken);
         }
