@@ -388,7 +388,7 @@ pub const SECRET: u64 = 16 * 1024;
 pub const SECRET_COMMAND: Duration = Duration::from_secs(30);
 
 /// How long what such a command printed is used, unless a next hop refuses it: tokens are good for an hour, as a rule.
-pub const TOKEN_AGE: Duration = Duration::from_secs(30 * 60);
+pub const TOKEN_AGE: Duration = Duration::from_secs(1800);
 
 /// How long the certificate authorities of a next hop are used until they are read again.
 pub const AUTHORITIES_AGE: Duration = Duration::from_secs(60);

@@ -2,7 +2,7 @@
 //!
 //! Nothing is changed and nothing is made. One mistake hides no other: what can't be read is left out, and the rest is
 //! looked at. What is written is looked at here, what this host offers for it in `host.rs`, and what is about mail for other
-//! hosts in `onward.rs`.
+//! hosts in `onward.rs` and `hops.rs`.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use std::path::Path;
 use ipnet::IpNet;
 
 use super::finding::{Finding, Level};
-use super::{Failure, become_run_as, exit, host, onward, print};
+use super::{Failure, become_run_as, exit, hops, host, onward, print};
 use crate::aliases::Aliases;
 use crate::config::{Config, Listen};
 use crate::io::table::{self, LocatedError};
@@ -64,6 +64,7 @@ fn look(config_path: &Path, config: &Config, offline: bool) -> Vec<Finding> {
     findings.extend(open_relay(config));
     findings.extend(clear_passwords(config));
     findings.extend(onward::written(config_path, config));
+    findings.extend(hops::hops(config));
     findings.extend(onward::aliases(&site));
     if !offline {
         findings.extend(onward::found(config));

@@ -6,6 +6,7 @@
 
 mod check;
 mod finding;
+mod hops;
 mod host;
 mod onward;
 mod password;
