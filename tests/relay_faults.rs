@@ -119,8 +119,14 @@ fn walk(stage: &'static str, fault: &'static str, offers: &'static [&'static str
     let before = Instant::now();
     let (got, session) = got(hop.address, if fault == "silence" { SHORT } else { LONG });
     assert!(before.elapsed() < LONG, "{stage} {fault} {offers:?}");
+    // After BDAT, whose replies say 250 as all others do, a stray one that comes after the last look can't be told from
+    // the reply to the message.
+    let late = fault == "early" && offers.contains(&"CHUNKING");
     for (got, expected) in got.iter().zip(expected(stage, fault)) {
-        assert!(got.starts_with(expected), "{stage} {fault} {offers:?}: {got}, not {expected}");
+        assert!(
+            got.starts_with(expected) || late && got.starts_with("delivered"),
+            "{stage} {fault} {offers:?}: {got}, not {expected}"
+        );
     }
     drop(session);
     check_copies(&hop.heard(), &got);
