@@ -1,4 +1,5 @@
 //! The command as a person meets it: the real binary, its output, its messages and its exit codes.
+//! Long because every verb that answers a person has its few words here, and the helpers are the same.
 
 mod support;
 

@@ -284,11 +284,11 @@ fn noise_in_the_place_of_a_handshake_is_followed_by_clear_text() {
         let (mut first, _) = noise.accept().unwrap();
         first.write_all(b"220 a\r\n").unwrap();
         let mut buffer = [0; 4096];
-        first.read(&mut buffer).unwrap();
+        assert!(first.read(&mut buffer).unwrap() > 0);
         first.write_all(b"250-a\r\n250 STARTTLS\r\n").unwrap();
-        first.read(&mut buffer).unwrap();
+        assert!(first.read(&mut buffer).unwrap() > 0);
         first.write_all(b"220 go ahead\r\n").unwrap();
-        first.read(&mut buffer).unwrap();
+        assert!(first.read(&mut buffer).unwrap() > 0);
         first.write_all(b"this is no TLS at all, and never was\r\n").unwrap();
         let (mut second, _) = noise.accept().unwrap();
         let mut there = std::net::TcpStream::connect(target).unwrap();
