@@ -233,12 +233,12 @@ impl Server {
             addresses.push(match purpose {
                 Purpose::Smtp(port) => {
                     let server = smtp_server.clone();
-                    let door = Door { protocol, open: smtp.clone(), refuse: smtp_refusal, stopping };
+                    let door = Door { protocol, open: smtp.clone(), refuse: port_refusal(purpose), stopping };
                     door.open(listener, move |place| smtpd::connection::serve(place, &server, port))?
                 }
                 Purpose::Pop3(port) => {
                     let server = pop3_server.clone();
-                    let door = Door { protocol, open: pop3.clone(), refuse: pop3_refusal, stopping };
+                    let door = Door { protocol, open: pop3.clone(), refuse: port_refusal(purpose), stopping };
                     door.open(listener, move |place| pop3::connection::serve(place, &server, port))?
                 }
             });
@@ -364,6 +364,18 @@ fn wire(reply: &Reply) -> Vec<u8> {
     let mut words = Vec::new();
     reply.write_to(&mut words);
     words
+}
+
+/// What a client is told for whom there is no place.
+fn port_refusal(purpose: Purpose) -> fn(Full) -> (Vec<u8>, &'static str) {
+    match purpose {
+        Purpose::Smtp(smtpd::connection::Port::Submissions) | Purpose::Pop3(pop3::connection::Port::Pop3s) => {
+            // Words in clear are none there, and a handshake is more than it may cost.
+            |full| (Vec::new(), smtp_refusal(full).1)
+        }
+        Purpose::Smtp(_) => smtp_refusal,
+        Purpose::Pop3(_) => pop3_refusal,
+    }
 }
 
 fn smtp_refusal(full: Full) -> (Vec<u8>, &'static str) {
