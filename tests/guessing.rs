@@ -8,6 +8,11 @@ use support::{Client, PASSWORD, Server};
 /// More connections than guesses are allowed.
 const AT_ONCE: usize = 24;
 
+fn greeted(from: &Host, server: &Server, protocol: &str) -> String {
+    let address = server.address(protocol);
+    from.inside(|| Client::connect(address)).line()
+}
+
 fn connect(from: &Host, server: &Server) -> Client {
     let address = server.pop3_address();
     let mut client = from.inside(|| Client::connect(address));
@@ -20,8 +25,8 @@ fn an_address_that_guesses_is_shut_out_and_the_next_one_is_not() {
     let test = "an_address_that_guesses_is_shut_out_and_the_next_one_is_not";
     let Some(net) = Net::new(test, &["ours", "thief", "owner"]) else { return };
     let (ours, thief, owner) = (net.host("ours"), net.host("thief"), net.host("owner"));
-    let mut server = Server::prepared("[pop3]\ncleartext = [\"10.77.0.0/24\"]\n", "");
-    server.configure("pop3 = [\"127.0.0.1:0\"]", &format!("pop3 = [\"{}:0\"]", ours.v4));
+    let mut server = Server::prepared("submission = [\"127.0.0.1:0\"]\n[pop3]\ncleartext = [\"10.77.0.0/24\"]\n", "");
+    server.configure("[\"127.0.0.1:0\"]", &format!("[\"{}:0\"]", ours.v4));
     let command = ours.around(&server.command());
     server.run_as(command);
 
@@ -42,13 +47,11 @@ fn an_address_that_guesses_is_shut_out_and_the_next_one_is_not() {
     assert!((15..15 + 4).contains(&wrong) && wrong + shut == AT_ONCE, "{answers:?}");
     server.logged(&[&format!(" WARN - shut-out client={} failures=15 for=15m", thief.v4)]);
 
-    let mut late = connect(thief, &server);
-    late.ask("USER ann", "+OK");
-    late.ask(
-        &format!("PASS {PASSWORD}"),
-        "-ERR [SYS/TEMP] too many wrong passwords from your address; try again later",
-    );
-    assert!(late.is_over(), "and the connection is closed");
+    let shut_out = "too many wrong passwords from your address; try again later";
+    assert_eq!(greeted(thief, &server, "pop3"), format!("-ERR [SYS/TEMP] {shut_out}"));
+    assert_eq!(greeted(thief, &server, "submission"), format!("421 4.7.0 {shut_out}"));
+    assert!(greeted(thief, &server, "smtp").starts_with("220 "), "where nobody logs in mail is taken");
+    assert!(greeted(owner, &server, "submission").starts_with("220 "));
     connect(owner, &server).ask("USER ann", "+OK");
     let mut client = connect(owner, &server);
     client.ask("USER ann", "+OK");

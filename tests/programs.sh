@@ -8,6 +8,8 @@ for pair in $wanted; do
     program=${pair%%:*}
     PATH="$PATH:/usr/sbin:/sbin" command -v "$program" >/dev/null 2>&1 || packages="$packages ${pair#*:}"
 done
+# Without it swaks knows no TLS.
+perl -MNet::SSLeay -e 1 2>/dev/null || packages="$packages libnet-ssleay-perl"
 # Debian installs one mail server at a time: those beside Postfix are only unpacked, for which no account needs a right.
 # So is fail2ban, which would start to watch this host.
 unpack() {

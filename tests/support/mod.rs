@@ -10,6 +10,7 @@ pub mod postfix;
 pub mod report;
 pub mod sink;
 pub mod street;
+pub mod tls;
 pub mod world;
 pub mod zone;
 
