@@ -9,6 +9,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
+use postrider::mail::sasl::client::{Login, Setting};
+use postrider::mail::sasl::{self, Bindings, Secret};
+use postrider::users;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use sha2::{Digest, Sha256};
+use support::tls::TlsClient;
 use support::{PASSWORD, Server, files, have, skip};
 
 const MESSAGE: &str =
@@ -249,6 +256,80 @@ fn fetchmail() {
         server.wait_for("ann@example.org", round + 1);
         assert!(server.mailbox("bob@example.org").is_empty());
     }
+}
+
+/// A server all of whose users have a password that is kept for SCRAM.
+fn server_with_scram() -> Server {
+    let server = Server::prepared(
+        "submission = [\"127.0.0.1:0\"]\nsubmissions = [\"127.0.0.1:0\"]\npop3s = [\"127.0.0.1:0\"]\n",
+        "",
+    );
+    let entry = users::scram(PASSWORD.as_bytes());
+    fs::write(server.path("users"), format!("ann@example.org:{entry}\nbob@example.org:{entry}\n")).unwrap();
+    server
+}
+
+#[test]
+fn msmtp_and_mpop_by_scram() {
+    if !have("msmtp", "msmtp by SCRAM") || !have("mpop", "mpop by SCRAM") {
+        return;
+    }
+    let mut server = server_with_scram();
+    server.run();
+    let settings = |protocol: &str, user: &str| {
+        format!(
+            "account default\nhost 127.0.0.1\nport {}\nauth scram-sha-256\nuser {user}\npassword \"{PASSWORD}\"\n\
+             tls on\ntls_starttls on\ntls_certcheck off\n",
+            port(&server, protocol)
+        )
+    };
+    let send = private(&server, "msmtprc", &(settings("submission", "ann") + "from ann@example.org\n"));
+    run(Command::new("msmtp").arg("-C").arg(send).arg("-t"), &MESSAGE.replace("\r\n", "\n"));
+    arrived(&server, 1);
+    server.logged(&["authenticated", "mechanism=SCRAM-SHA-256 tls="]);
+    let mbox = server.path("mbox");
+    let more = format!("delivery mbox {}\nuidls_file {}\n", mbox.display(), server.path("uidls").display());
+    run(Command::new("mpop").arg("-C").arg(private(&server, "mpoprc", &(settings("pop3", "bob") + &more))), "");
+    assert!(fs::read_to_string(mbox).unwrap().contains("the end"));
+}
+
+/// Logs ann in by SCRAM-SHA-256-PLUS, bound to `certificate`. The last reply.
+fn bound_to(server: &Server, certificate: &CertificateDer<'_>) -> String {
+    let mut client = TlsClient::connect(server.address("submissions"));
+    client.reply();
+    client.ask("EHLO a.example", "250 AUTH SCRAM-SHA-256-PLUS SCRAM-SHA-256 PLAIN LOGIN");
+    let end_point = Some(Sha256::digest(certificate).to_vec());
+    let setting = Setting {
+        protected: true,
+        bindings: Bindings { exporter: None, server_end_point: end_point },
+        nonce: "fyko+d2lbbFgONRv9qkxdawL".into(),
+        server: ("mail.example.org".to_owned(), 465),
+    };
+    let login = Login::Password { name: "ann".into(), password: Secret(PASSWORD.into()) };
+    let start = sasl::client::begin("SCRAM-SHA-256-PLUS", login, setting).unwrap();
+    client.send(format!("AUTH {} {}\r\n", start.mechanism, start.initial.unwrap()).as_bytes());
+    let mut exchange = start.exchange;
+    loop {
+        let reply = client.reply();
+        let Some(challenge) = reply.strip_prefix("334 ") else {
+            assert!(!reply.starts_with("235") || exchange.accepted(None).is_ok(), "the server has proved itself too");
+            return reply;
+        };
+        let (line, next) = exchange.respond(challenge).unwrap();
+        exchange = next;
+        client.send(format!("{line}\r\n").as_bytes());
+    }
+}
+
+#[test]
+fn a_login_can_be_bound_to_the_certificate_and_is_good_for_no_other() {
+    let mut server = server_with_scram();
+    server.run();
+    let own = CertificateDer::from_pem_file(server.path("spool/tls/self-signed.pem")).unwrap();
+    assert!(bound_to(&server, &own).starts_with("235 "));
+    server.logged(&["authenticated", "mechanism=SCRAM-SHA-256-PLUS tls="]);
+    // As who stands between both would have it, with a certificate of his own.
+    assert!(bound_to(&server, &CertificateDer::from(b"another".to_vec())).starts_with("535 "));
 }
 
 #[test]

@@ -6,6 +6,7 @@
 use std::fmt;
 
 use crate::limits;
+use crate::mail::sasl::Initial;
 
 /// One command with its arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,16 +48,6 @@ pub struct Password(pub Vec<u8>);
 impl fmt::Debug for Password {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str("Password")
-    }
-}
-
-/// The first response of a login, which may hold a password: no debugging output shows it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Initial(pub String);
-
-impl fmt::Debug for Initial {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("Initial")
     }
 }
 

@@ -21,10 +21,11 @@
 
 use std::borrow::Cow;
 
-use super::command::{Command, Initial, Password, Refusal};
+use super::command::{Command, Password, Refusal};
 use super::login::Login;
 use super::reply::{self, Answer};
 use crate::limits;
+use crate::mail::sasl::Initial;
 
 /// What the connection does next.
 #[derive(Debug, PartialEq, Eq)]

@@ -7,6 +7,7 @@ use crate::limits;
 use crate::mail::address::{Domain, ForwardPath, ReversePath};
 use crate::mail::parameter::{MailParameters, ParameterError, RcptParameters};
 use crate::mail::reply::{self, Reply};
+use crate::mail::sasl::Initial;
 
 /// What a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +23,7 @@ pub enum Command {
         /// The mechanism.
         mechanism: String,
         /// The initial response.
-        initial: Option<String>,
+        initial: Option<Initial>,
     },
     /// MAIL FROM:
     Mail(ReversePath, MailParameters),
@@ -133,7 +134,7 @@ fn bare(arguments: &str, command: Command) -> Result<Command, Refusal> {
 fn auth(arguments: &str) -> Result<Command, Refusal> {
     let mut words = arguments.split(' ').filter(|word| !word.is_empty()).map(str::to_owned);
     match (words.next(), words.next(), words.next()) {
-        (Some(mechanism), initial, None) => Ok(Command::Auth { mechanism, initial }),
+        (Some(mechanism), initial, None) => Ok(Command::Auth { mechanism, initial: initial.map(Initial) }),
         _ => Err(reply::bad_arguments().into()),
     }
 }
@@ -268,6 +269,12 @@ mod tests {
             assert_eq!(refused(line), (code, false), "{line}");
         }
         assert_eq!(Command::parse(b"MAIL FROM:<\xff@b.org>").unwrap_err().reply.code(), 500);
+    }
+
+    #[test]
+    fn a_password_is_never_shown() {
+        let shown = format!("{:?}", Command::parse(b"AUTH PLAIN c2VjcmV0"));
+        assert_eq!(shown, "Ok(Auth { mechanism: \"PLAIN\", initial: Some(Initial) })");
     }
 
     #[test]

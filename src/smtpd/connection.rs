@@ -198,7 +198,7 @@ impl<'a> Connection<'a> {
             }
             Next::Auth { mechanism, initial } => {
                 drop(site);
-                self.log_in(mechanism, initial.as_deref())?;
+                self.log_in(mechanism, initial.as_ref().map(|initial| initial.0.as_str()))?;
             }
             Next::Data(envelope) => self.data(envelope, &site)?,
             Next::Chunk { size, last, envelope } => self.chunk(Chunk { size, last, envelope }, &site)?,

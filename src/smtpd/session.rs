@@ -30,6 +30,7 @@ use crate::mail::address::{Address, Domain, ForwardPath, ReversePath};
 use crate::mail::envelope::{Envelope, Recipient};
 use crate::mail::parameter::{MailParameters, RcptParameters};
 use crate::mail::reply::{self, Reply};
+use crate::mail::sasl::Initial;
 
 /// What this connection is for, and what it offers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -92,7 +93,7 @@ pub enum Next {
         /// Its name, as it is offered.
         mechanism: &'static str,
         /// What came with the command, in base64.
-        initial: Option<String>,
+        initial: Option<Initial>,
     },
     /// Take the message up to its dot, then call [`Session::message_over`].
     Data(Envelope),
@@ -309,7 +310,7 @@ impl Session {
         }
     }
 
-    fn auth(&self, mechanism: &str, initial: Option<String>) -> Next {
+    fn auth(&self, mechanism: &str, initial: Option<Initial>) -> Next {
         Next::Reply(match &self.state {
             _ if self.terms.mechanisms.is_empty() => reply::unknown_command(),
             State::Connected => reply::greet_first(),

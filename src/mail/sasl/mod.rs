@@ -119,6 +119,16 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// The response that comes with the command, in base64: it may hold a password, so no debugging output shows it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Initial(pub String);
+
+impl fmt::Debug for Initial {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Initial")
+    }
+}
+
 /// A name with its password, to be checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credentials {
