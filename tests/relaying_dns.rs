@@ -163,7 +163,9 @@ fn the_configuration_chooses_before_dns_does() {
         ("smarthost = \"hub.example\"\n", "fixed.example", [1, 1, 1, 1]),
         ("", "a.below.example", [1, 1, 1, 2]),
     ] {
-        send(&format!("[relay]\n{smarthost}{domains}"), to);
+        // These hosts have no TLS, which a smarthost needs otherwise.
+        let hops = "hops = { \"hub.example\" = { tls = \"opportunistic\" }, \"mx:hub.example\" = { tls = \"opportunistic\" } }";
+        send(&format!("[relay]\n{smarthost}{domains}{hops}\n"), to);
         assert_eq!(counts(), expected, "{smarthost} {to}");
     }
 }

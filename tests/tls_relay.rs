@@ -7,6 +7,8 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use support::dovecot::DovecotAuth;
 use support::hop::Act;
@@ -86,7 +88,7 @@ fn tls_is_taken_where_it_is_offered() {
     let server = world.server(&Settings::default());
     let id = server.submit(ANN, BOB, MESSAGE);
     let line = server.logged(&[&id, " delivered to=bob@far.example "]);
-    assert!(line.contains("how=\"mx.far.example [127.0.0.1]\" tls=\"TLSv1.3 TLS13_"), "{line}");
+    assert!(line.contains("how=\"mx.far.example [127.0.0.1]\" tls=\"TLSv1.3 TLS_"), "{line}");
     assert!(line.contains(" unverified\" waited="), "{line}");
     let found = String::from_utf8(postfix.wait_for("bob@far.example", 1).remove(0)).unwrap();
     assert!(found.contains("(using TLSv1.3 ") && found.contains(" with ESMTPS id "), "{found}");
@@ -302,4 +304,98 @@ fn noise_in_the_place_of_a_handshake_is_followed_by_clear_text() {
     assert!(server.logged(&[&id, " in-clear "]).contains("451 4.7.5 what fake.example sends is no TLS"));
     server.logged(&[&id, " delivered ", " tls=none "]);
     assert_eq!(inner.messages().len(), 1);
+}
+
+#[test]
+fn a_token_that_grew_old_has_a_successor_in_the_same_attempt() {
+    let Some(world) = World::new(RECORDS) else { return };
+    let logins = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&logins);
+    let far = world.exchanger(2, &["AUTH OAUTHBEARER"], move |line| match line.split(' ').next() {
+        Some("AUTH") => {
+            let is_second = count.fetch_add(1, Ordering::SeqCst) == 1;
+            Some(support::hop::say(if is_second { "535 5.7.8 it is too old" } else { "235 2.7.0 welcome" }))
+        }
+        Some(".") => Some(Act::Gone("250 2.0.0 taken".into())),
+        _ => None,
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let asked = folder.path().join("asked");
+    // Sent in clear, for it is on this host itself.
+    let hop = format!("fake.example:{}", world.port);
+    let tables = format!(
+        "[relay.domains]\n\"far.example\" = \"{hop}\"\n[relay.hops.\"{hop}\"]\ntls = \"opportunistic\"\nuser = \"ann\"\n\
+         token_command = [\"sh\", \"-c\", \"echo x >> {0}; wc -l < {0}\"]\n",
+        asked.display()
+    );
+    let server = world.server(&Settings { tables: &tables, ..Settings::default() });
+    for (logins_then, asked_then) in [(1, 1), (3, 2)] {
+        let id = server.submit(ANN, BOB, MESSAGE);
+        server.logged(&[&id, " delivered "]);
+        assert_eq!(logins.load(Ordering::SeqCst), logins_then);
+        assert_eq!(fs::read_to_string(&asked).unwrap().lines().count(), asked_then);
+    }
+    assert!(!server.log().contains(" deferred "), "{}", server.log());
+    assert_eq!(far.messages().len(), 2);
+}
+
+/// A server with what only old hosts have: TLS 1.2 with a certificate of the first version, expired, for a key of 1024 bits.
+const OLD_HOST: &str = r#"
+import socket, ssl, sys
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.maximum_version = ssl.TLSVersion.TLSv1_2
+context.set_ciphers("ALL:@SECLEVEL=0")
+context.load_cert_chain("cert.pem", "key.pem")
+listener = socket.create_server((sys.argv[1], int(sys.argv[2])))
+while True:
+    connection, _ = listener.accept()
+    file = connection.makefile("rwb", 0)
+    file.write(b"220 old\r\n")
+    while True:
+        line = file.readline()
+        word = line.split(b" ")[0].strip()
+        if word == b"STARTTLS":
+            file.write(b"220 go ahead\r\n")
+            try:
+                file = context.wrap_socket(connection, server_side=True).makefile("rwb", 0)
+            except OSError:
+                break
+        elif word == b"EHLO":
+            file.write(b"250-old\r\n250 STARTTLS\r\n")
+        elif word == b"DATA":
+            file.write(b"354 go on\r\n")
+            while file.readline() not in (b".\r\n", b""):
+                pass
+            file.write(b"250 taken\r\n")
+        elif line:
+            file.write(b"250 ok\r\n")
+        if word in (b"QUIT", b""):
+            break
+"#;
+
+#[test]
+fn an_old_host_still_gets_tls() {
+    let test = "an_old_host_still_gets_tls";
+    if !have("openssl", test) || !have("python3", test) {
+        return;
+    }
+    let Some(world) = World::new(RECORDS) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let request = "openssl req -new -nodes -newkey rsa:1024 -keyout key.pem -subj /CN=old.example -out req.pem";
+    let sign = "openssl x509 -req -in req.pem -signkey key.pem -out cert.pem -sha1";
+    let make = format!("{request}; {sign} -days -1 || {sign} -not_after 20200101000000Z");
+    let made = Command::new("sh").args(["-ec", &make]).current_dir(folder.path()).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let address = world.address(2);
+    let mut command = Command::new("python3");
+    command.args(["-c", OLD_HOST, &address.ip().to_string(), &address.port().to_string()]).current_dir(folder.path());
+    let mut old = command.spawn().unwrap();
+    support::eventually("the old host listens", || std::net::TcpStream::connect(address).is_ok());
+    let tables = format!("[relay.domains]\n\"far.example\" = \"fake.example:{}\"\n", world.port);
+    let server = world.server(&Settings { tables: &tables, ..Settings::default() });
+    let id = server.submit(ANN, BOB, MESSAGE);
+    let line = server.logged(&[&id, " delivered "]);
+    old.kill().unwrap();
+    old.wait().unwrap();
+    assert!(line.contains("tls=\"TLSv1.2 TLS_ECDHE_RSA_") && line.contains(" unverified\""), "{line}");
 }

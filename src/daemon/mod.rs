@@ -41,7 +41,7 @@ use crate::io::stream::{Connections, Full, Pace, Place};
 use crate::limits;
 use crate::mail::reply::{self, Reply};
 use crate::maillog;
-use crate::spool::{Pickup, Spool, Watch};
+use crate::spool::{Pickup, Spool, Watch, Writer};
 use crate::tls::{Certificates, DirectFiles};
 use crate::{pop3, smtpd};
 use reload::{Loaded, Reloader};
@@ -167,21 +167,12 @@ struct Server {
 impl Server {
     fn start(loaded: Loaded, config_path: &Path, ports: Ports) -> Result<Server, StartError> {
         let config = loaded.site.config.clone();
-        let (spool, writer) = Spool::open(&config.spool).map_err(|error| {
-            let mend = match error.kind() {
-                io::ErrorKind::WouldBlock => "another postrider has this spool open; stop it first",
-                io::ErrorKind::PermissionDenied => "the folder must belong to the account that runs postrider",
-                _ => "",
-            };
-            unavailable(format!("open the spool {}", config.spool.display()), &error, mend)
-        })?;
+        let (spool, writer) = open_spool(&config)?;
         let watch = Watch::new(&spool).map_err(|error| unavailable("watch the spool", &error, ""))?;
         let pickup = Pickup::new(&spool).map_err(|error| unavailable("watch the drop folder", &error, ""))?;
         let (spool, method) = (Arc::new(spool), writer.method());
         let resolver = Arc::new(Resolver::new(config.dns.resolver));
-        let certificates =
-            Certificates::load(&config.tls, config.hostname.as_str(), &config.spool, Box::new(DirectFiles));
-        let certificates = Arc::new(certificates.map_err(|error| StartError::Wrong(error.to_string()))?);
+        let certificates = Arc::new(load_certificates(&config)?);
         let reloader = Arc::new(Reloader::new(config_path, loaded, resolver.clone(), certificates.clone()));
         let site = reloader.site();
         let deliverer = Arc::new(Deliverer::new(&config.delivery, resolver, Arc::new(DirectSecrets)));
@@ -227,22 +218,9 @@ impl Server {
             threads::restarting(&format!("names {number}"), move || thread.run())?;
         }
         let stopping = Arc::new(AtomicBool::new(false));
-        let mut addresses = Vec::new();
-        for (purpose, listener) in ports.0 {
-            let (protocol, stopping) = (purpose.name(), stopping.clone());
-            addresses.push(match purpose {
-                Purpose::Smtp(port) => {
-                    let server = smtp_server.clone();
-                    let door = Door { protocol, open: smtp.clone(), refuse: port_refusal(purpose), stopping };
-                    door.open(listener, move |place| smtpd::connection::serve(place, &server, port))?
-                }
-                Purpose::Pop3(port) => {
-                    let server = pop3_server.clone();
-                    let door = Door { protocol, open: pop3.clone(), refuse: port_refusal(purpose), stopping };
-                    door.open(listener, move |place| pop3::connection::serve(place, &server, port))?
-                }
-            });
-        }
+        let behind = Behind { smtp: (smtp_server, smtp.clone()), pop3: (pop3_server, pop3.clone()), stopping };
+        let addresses = behind.open_all(ports)?;
+        let stopping = behind.stopping;
         Ok(Server { spool, reloader, smtp, pop3, addresses, stopping, deliverer, deliveries, hop_sessions, writer })
     }
 
@@ -283,6 +261,51 @@ impl Server {
         wait_until(Instant::now() + limits::DRAIN, || self.writer.is_finished());
         self.spool.sync_removals();
         maillog::stopped(unfinished, threads::panics());
+    }
+}
+
+fn open_spool(config: &Config) -> Result<(Spool, Writer), StartError> {
+    Spool::open(&config.spool).map_err(|error| {
+        let mend = match error.kind() {
+            io::ErrorKind::WouldBlock => "another postrider has this spool open; stop it first",
+            io::ErrorKind::PermissionDenied => "the folder must belong to the account that runs postrider",
+            _ => "",
+        };
+        unavailable(format!("open the spool {}", config.spool.display()), &error, mend)
+    })
+}
+
+fn load_certificates(config: &Config) -> Result<Certificates, StartError> {
+    let loaded = Certificates::load(&config.tls, config.hostname.as_str(), &config.spool, Box::new(DirectFiles));
+    loaded.map_err(|error| StartError::Wrong(error.to_string()))
+}
+
+/// What stands behind the sockets, and the connections that each protocol has open.
+struct Behind {
+    smtp: (Arc<smtpd::connection::Server>, Arc<Connections>),
+    pop3: (Arc<pop3::connection::Server>, Arc<Connections>),
+    stopping: Arc<AtomicBool>,
+}
+
+impl Behind {
+    fn open_all(&self, ports: Ports) -> Result<Vec<SocketAddr>, StartError> {
+        ports.0.into_iter().map(|(purpose, listener)| self.open(purpose, listener)).collect()
+    }
+
+    fn open(&self, purpose: Purpose, listener: TcpListener) -> Result<SocketAddr, StartError> {
+        let (protocol, refuse, stopping) = (purpose.name(), port_refusal(purpose), self.stopping.clone());
+        match purpose {
+            Purpose::Smtp(port) => {
+                let (server, open) = self.smtp.clone();
+                let door = Door { protocol, open, refuse, stopping };
+                door.open(listener, move |place| smtpd::connection::serve(place, &server, port))
+            }
+            Purpose::Pop3(port) => {
+                let (server, open) = self.pop3.clone();
+                let door = Door { protocol, open, refuse, stopping };
+                door.open(listener, move |place| pop3::connection::serve(place, &server, port))
+            }
+        }
     }
 }
 

@@ -186,14 +186,16 @@ impl Dialogue<'_> {
         let trust = &self.remote.trust;
         let terms = || trust.terms(&self.group.hop, &self.settings).map_err(Unopened::by_settings);
         let Terms { security, is_old } = terms()?;
-        let opened = Session::open(peer, &security);
-        let opened = match &opened {
-            Err(refusal) if refusal.is_about_login() => {
-                trust.forget(&self.settings);
-                if is_old { Session::open(peer, &terms()?.security) } else { opened }
+        let mut opened = Session::open(peer, &security);
+        if is_refused(&opened) {
+            trust.forget(&self.settings);
+            if is_old {
+                opened = Session::open(peer, &terms()?.security);
             }
-            _ => opened,
-        };
+        }
+        if is_refused(&opened) {
+            trust.forget(&self.settings);
+        }
         opened.map_err(Unopened::by_server)
     }
 
@@ -308,6 +310,10 @@ impl Refused {
             Refused::Unreachable(outcome) | Refused::Broke(outcome) | Refused::Unwilling(outcome) => outcome,
         }
     }
+}
+
+fn is_refused(opened: &Result<Session, Refusal>) -> bool {
+    opened.as_ref().is_err_and(Refusal::is_about_login)
 }
 
 /// What follows a server that was tried.

@@ -11,6 +11,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
 use crate::limits;
 
 /// Reads secret files, and runs the programs that print secrets.
@@ -49,6 +51,8 @@ impl Secrets for DirectSecrets {
             return Err(io::Error::other(format!("it ended with {status}")));
         }
         let output = child.stdout.take().ok_or(io::ErrorKind::UnexpectedEof)?;
+        // All it printed is there; what it left behind running may hold the pipe open for ever.
+        fcntl(&output, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         bounded(output)
     }
 }
@@ -68,7 +72,10 @@ fn wait(child: &mut Child, most: Duration) -> io::Result<std::process::ExitStatu
 
 fn bounded(from: impl Read) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
-    from.take(limits::SECRET + 1).read_to_end(&mut content)?;
+    match from.take(limits::SECRET + 1).read_to_end(&mut content) {
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+        _ => {}
+    }
     if content.len() as u64 > limits::SECRET {
         let what = format!("it is longer than {} octets", limits::SECRET);
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
@@ -110,6 +117,7 @@ mod tests {
     #[test]
     fn programs_print_secrets_or_are_told_wrong() {
         assert_eq!(run("echo secret").unwrap(), b"secret\n");
+        assert_eq!(run("sleep 100 & echo secret").unwrap(), b"secret\n", "what goes on is not waited for");
         assert!(run("echo secret; exit 3").unwrap_err().contains("3"));
         assert!(run("head -c 40000 /dev/zero").unwrap_err().contains("longer than"));
         assert!(DirectSecrets.run(&[]).is_err() && DirectSecrets.run(&["/no/such/program".into()]).is_err());

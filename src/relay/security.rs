@@ -177,6 +177,19 @@ mod tests {
     }
 
     #[test]
+    fn a_secret_is_shown_where_nobody_can_listen() {
+        let security = Security::new("mx.example", Level::Opportunistic).unwrap();
+        for (address, encrypted, private) in [
+            ("192.0.2.1:25", false, false),
+            ("192.0.2.1:25", true, true),
+            ("127.0.0.2:25", false, true),
+            ("[::ffff:127.0.0.1]:25", false, true),
+        ] {
+            assert_eq!(security.is_private(&peer(address, "mx"), encrypted), private, "{address} {encrypted}");
+        }
+    }
+
+    #[test]
     fn the_certificate_is_to_be_for_the_servers_name() {
         let security = Security::new("mx:far.example", Level::Opportunistic).unwrap();
         for (address, name, expected) in [

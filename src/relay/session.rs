@@ -157,3 +157,6 @@ fn accept(stage: Stage, said: Said) -> Result<(), Refusal> {
         Said::No(outcome) => Err(Refusal { stage, outcome }),
     }
 }
+
+#[cfg(test)]
+mod tests;
