@@ -372,24 +372,25 @@ fn check_says_all_that_is_wrong_at_once() {
     let host = Host::new();
     fs::write(host.path("users"), "bad\nann@example.org:{MD5}x\nbob@far.example:{X}y\n").unwrap();
     fs::write(host.path("list"), "ann\na b@c\n").unwrap();
-    fs::write(host.path("aliases"), "bad\nx: |prog\nteam: :include:list\ngone: :include:nowhere\nlost: carol\n")
-        .unwrap();
+    let aliases = "bad\nx: |prog\nteam: :include:list\ngone: :include:nowhere\nlost: carol\n";
+    fs::write(host.path("aliases"), aliases).unwrap();
     fs::write(host.path("spool"), "").unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let text = fs::read_to_string(host.path("postrider.toml")).unwrap();
     let text = text.replacen("127.0.0.1:0", &taken.local_addr().unwrap().to_string(), 1);
     let text = text.replace("mail.log", "logs/mail.log").replacen("127.0.0.1:0", "192.0.2.1:110", 1);
-    fs::write(host.path("postrider.toml"), text + "[drop.senders]\nno-such-login = [\"@example.org\"]\n").unwrap();
+    let more = "[drop.senders]\nno-such-login = [\"@example.org\"]\n[tls]\ncertificate = \"none.pem\"\n";
+    fs::write(host.path("postrider.toml"), text + more).unwrap();
     let mut ended = host.run(&["check"]).is(78);
     for words in [
         "users:1: ",
-        "users:2: ",
         "users:3: ",
         "aliases:1: ",
         "aliases:2: ",
         "list:2: ",
         "nowhere: ",
         "lost leads nowhere at carol@example.org",
+        "none.pem: ",
         "spool: ",
         "is no folder",
         "log: the folder",
