@@ -372,8 +372,7 @@ fn check_says_all_that_is_wrong_at_once() {
     let host = Host::new();
     fs::write(host.path("users"), "bad\nann@example.org:{MD5}x\nbob@far.example:{X}y\n").unwrap();
     fs::write(host.path("list"), "ann\na b@c\n").unwrap();
-    let aliases = "bad\nx: |prog\nteam: :include:list\ngone: :include:nowhere\nlost: carol\n";
-    fs::write(host.path("aliases"), aliases).unwrap();
+    fs::write(host.path("aliases"), "bad\nx: |prog\nt: :include:list\ng: :include:nowhere\nlost: carol\n").unwrap();
     fs::write(host.path("spool"), "").unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let text = fs::read_to_string(host.path("postrider.toml")).unwrap();
@@ -384,6 +383,7 @@ fn check_says_all_that_is_wrong_at_once() {
     let mut ended = host.run(&["check"]).is(78);
     for words in [
         "users:1: ",
+        "users:2: ",
         "users:3: ",
         "aliases:1: ",
         "aliases:2: ",
