@@ -19,6 +19,7 @@ use crate::io::table::{self, LocatedError};
 use crate::limits;
 use crate::mail::address::{Address, Domain, ReversePath};
 use crate::route::{End, Place, Site};
+use crate::tls::{Certificates, DirectFiles};
 use crate::users::Users;
 
 /// Prints what there is to say, and returns the exit code.
@@ -43,6 +44,8 @@ pub fn run(config_path: &Path, offline: bool) -> Result<u8, Failure> {
 
 fn look(config_path: &Path, config: &Config, offline: bool) -> Vec<Finding> {
     let mut findings = vec![Finding::ok(format!("{}: the configuration can be read", config_path.display()))];
+    // As whoever started it, like the server itself, for keys that only root may read.
+    findings.extend(errors(Certificates::check(&config.tls, &DirectFiles)));
     if !offline {
         // As root still, like the server itself; the rest is seen with the eyes of run_as.
         findings.extend(host::ports(config));
@@ -232,15 +235,20 @@ fn open_relay(config: &Config) -> Vec<Finding> {
 }
 
 fn clear_passwords(config: &Config) -> Vec<Finding> {
-    let Some(port) = Listen::outside(&config.listen.pop3) else { return Vec::new() };
-    let outside = config.pop3.cleartext.iter().filter(|network| !network.addr().to_canonical().is_loopback());
-    let text = |network: &IpNet| {
-        format!(
-            "pop3.cleartext has {network}, and listen.pop3 has {port}: passwords can be overheard on the way; \
-             name only networks that nobody else is in"
-        )
-    };
-    outside.map(|network| Finding::warning(text(network))).collect()
+    let (listen, mut findings) = (&config.listen, Vec::new());
+    for (key, ports, networks) in [
+        ("pop3", &listen.pop3, &config.pop3.cleartext),
+        ("submission", &listen.submission, &config.submission.cleartext),
+    ] {
+        let Some(port) = Listen::outside(ports) else { continue };
+        for network in networks.iter().filter(|network| !network.addr().to_canonical().is_loopback()) {
+            findings.push(Finding::warning(format!(
+                "{key}.cleartext has {network}, and listen.{key} has {port}: passwords can be overheard on the way; \
+                 name only networks that nobody else is in"
+            )));
+        }
+    }
+    findings
 }
 
 fn is_single(network: &IpNet) -> bool {

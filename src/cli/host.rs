@@ -23,9 +23,16 @@ pub fn ports(config: &Config) -> Vec<Finding> {
     if running {
         findings.push(Finding::ok(format!("a server is running on the spool {}", config.spool.display())));
     }
-    let smtp = config.listen.smtp.iter().map(|address| ("smtp", address));
-    let pop3 = config.listen.pop3.iter().map(|address| ("pop3", address));
-    findings.extend(smtp.chain(pop3).map(|(key, address)| port(key, address, running)));
+    let listen = &config.listen;
+    for (key, addresses) in [
+        ("smtp", &listen.smtp),
+        ("submission", &listen.submission),
+        ("submissions", &listen.submissions),
+        ("pop3", &listen.pop3),
+        ("pop3s", &listen.pop3s),
+    ] {
+        findings.extend(addresses.iter().map(|address| port(key, address, running)));
+    }
     if findings.is_empty() {
         findings
             .push(Finding::warning("listen has no address: nobody can connect; mail comes only by the drop folder"));

@@ -56,7 +56,8 @@ impl Connection<'_> {
     fn refuse_login(&mut self, out: Out) -> Result<(), End> {
         self.session.not_logged_in();
         let reply = refusal(out);
-        if out == Out::Cancelled {
+        // Whatever else ends one is in the log as a failed login.
+        if matches!(out, Out::Cancelled | Out::TooLong) {
             maillog::refused(self.client, "AUTH", None, None, &reply);
         }
         self.reply(&reply);
