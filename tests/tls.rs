@@ -214,7 +214,12 @@ impl OldHost {
             say.write_all(b"250 old.example\r\n").unwrap();
             (say, hear, heard)
         });
-        let peer = Peer { address: self.1, name: "old.example", hello: "mail.example", patience };
+        let peer = Peer {
+            address: self.1,
+            name: "old.example",
+            hello: "mail.example",
+            patience: Patience { connect: LONG, reply: LONG },
+        };
         let opened = Session::open(&peer, &Security::new("old.example:465", level).unwrap().implicit(true));
         if opened.is_ok() {
             let (_, _, heard) = host.join().unwrap();
