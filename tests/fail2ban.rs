@@ -13,7 +13,7 @@ fn fail2ban_regex(test: &str) -> Option<Command> {
     if let Some(path) = find("fail2ban-regex") {
         return Some(Command::new(path));
     }
-    let tree: PathBuf = Path::new(env!("CARGO_TARGET_TMPDIR")).join("unpacked/fail2ban/tree/usr");
+    let tree: PathBuf = Path::new(env!("CARGO_TARGET_TMPDIR")).join("unpacked/fail2ban/usr");
     let program = tree.join("bin/fail2ban-regex");
     if !program.exists() {
         skip(test, "fail2ban is neither installed nor unpacked");
