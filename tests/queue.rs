@@ -65,9 +65,15 @@ fn put(server: &Server, place: &str, id: &str, envelope: (&str, &str), state: &s
     let (from, to) = envelope;
     let folder = server.path("spool").join(place);
     let text = format!("X-Sender: <{from}>\nX-Receiver: <{to}>\nFrom: {from}\nSubject: for {to}\n\nhello\n");
-    fs::write(folder.join(format!("{id}.eml")), text).unwrap();
+    // Long enough ago that a touch is seen to come later: the clock of a file system ticks every few milliseconds.
+    let write = |name: String, text: &str, seconds| {
+        fs::write(folder.join(&name), text).unwrap();
+        let written = std::time::SystemTime::now() - std::time::Duration::from_secs(seconds);
+        fs::File::open(folder.join(&name)).unwrap().set_modified(written).unwrap();
+    };
+    write(format!("{id}.eml"), &text, 2);
     if !state.is_empty() {
-        fs::write(folder.join(format!("{id}.state")), state).unwrap();
+        write(format!("{id}.state"), state, 1);
     }
 }
 
