@@ -1,5 +1,4 @@
 //! The command as a person meets it: the real binary, its output, its messages and its exit codes.
-//! Long because every verb that answers a person has its few words here, and the helpers are the same.
 
 mod support;
 
@@ -8,8 +7,9 @@ use std::io::{self, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
+use support::ended::Ended;
 use support::skip;
 use tempfile::TempDir;
 
@@ -61,46 +61,6 @@ impl Host {
 
     fn users(&self) -> String {
         fs::read_to_string(self.path("users")).unwrap()
-    }
-}
-
-/// What a run came to.
-#[derive(Debug)]
-struct Ended {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-impl Ended {
-    fn is(self, code: i32) -> Ended {
-        assert_eq!(self.code, Some(code), "{self:#?}");
-        assert!(!self.err.contains("panicked"), "{self:#?}");
-        self
-    }
-
-    /// Ended with this code and a message that has these words.
-    fn fails(self, code: i32, words: &str) -> Ended {
-        let ended = self.is(code);
-        assert!(ended.err.starts_with("postrider: ") && ended.err.contains(words), "{words}\n{ended:#?}");
-        ended
-    }
-
-    fn says(self, words: &str) -> Ended {
-        assert!(self.out.contains(words), "{words}\n{self:#?}");
-        self
-    }
-
-    fn says_not(self, words: &str) -> Ended {
-        assert!(!self.out.contains(words), "{words}\n{self:#?}");
-        self
-    }
-}
-
-impl From<Output> for Ended {
-    fn from(output: Output) -> Ended {
-        let text = |octets| String::from_utf8(octets).unwrap();
-        Ended { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
     }
 }
 

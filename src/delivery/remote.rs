@@ -141,7 +141,7 @@ impl Dialogue<'_> {
             return;
         }
         let config = &self.site.config;
-        let own = Own { hostname: &config.hostname, listen: &config.listen.smtp, port: config.delivery.remote_port };
+        let own = Own::of(config);
         let servers = match exchangers::servers(&self.group.hop, &*self.remote.resolver, &own) {
             Ok(servers) => servers,
             Err(outcome) => return self.refusals.push(Refused::Unreachable(outcome)),

@@ -3,6 +3,7 @@
 
 pub mod account;
 pub mod dovecot;
+pub mod ended;
 pub mod hop;
 pub mod net;
 pub mod next_hop;
