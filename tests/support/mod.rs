@@ -5,6 +5,7 @@ pub mod account;
 pub mod dovecot;
 pub mod ended;
 pub mod hop;
+pub mod mailboxes;
 pub mod net;
 pub mod next_hop;
 pub mod parcel;
@@ -219,19 +220,12 @@ impl Server {
 
     /// The messages in a mailbox's `new/`, in order.
     pub fn mailbox(&self, address: &str) -> Vec<Vec<u8>> {
-        let (local_part, domain) = address.split_once('@').unwrap();
-        let folder = self.path("spool/mail").join(domain).join(local_part).join("new");
-        let mut paths = files(&folder);
-        paths.sort();
-        paths.iter().map(|path| fs::read(path).unwrap()).collect()
+        mailboxes::mailbox(&self.path("spool/mail"), address)
     }
 
     /// Waits until the mailbox has as many messages.
     pub fn wait_for(&self, address: &str, count: usize) -> Vec<Vec<u8>> {
-        eventually(&format!("{address} has {count} messages"), || self.mailbox(address).len() >= count);
-        let found = self.mailbox(address);
-        assert_eq!(found.len(), count, "{address}");
-        found
+        mailboxes::wait_for(&self.path("spool/mail"), address, count)
     }
 }
 
