@@ -109,24 +109,26 @@ fn every_fault_at_every_stage() {
 
 /// Sends a message to a hop with one fault, and compares with the table.
 fn walk(stage: &'static str, fault: &'static str, offers: &'static [&'static str]) {
+    // A reply too many is seen for sure where those to all of the envelope come in one piece, as from a host that answers
+    // when it has read what there is.
+    let mut held = if fault == "early" && offers.contains(&"PIPELINING") { 2 } else { 0 };
     let mut done = false;
     let hop = Hop::polite(offers, move |line| {
         let verb = line.split(' ').next().unwrap().replace("BDAT", ".").replace("HELO", "EHLO");
         let here = verb == stage && (!done || stage == "EHLO");
         done |= here;
+        if held > 0 && ["MAIL", "RCPT"].contains(&verb.as_str()) {
+            held -= 1;
+            let stray = if here { "\r\n250 2.0.0 taken" } else { "" };
+            return Some(Act::Later(usual(line, "") + stray));
+        }
         here.then(|| act(fault, line, offers))
     });
     let before = Instant::now();
     let (got, session) = got(hop.address, if fault == "silence" { SHORT } else { LONG });
     assert!(before.elapsed() < LONG, "{stage} {fault} {offers:?}");
-    // After BDAT, whose replies say 250 as all others do, a stray one that comes after the last look can't be told from
-    // the reply to the message.
-    let late = fault == "early" && offers.contains(&"CHUNKING");
     for (got, expected) in got.iter().zip(expected(stage, fault)) {
-        assert!(
-            got.starts_with(expected) || late && got.starts_with("delivered"),
-            "{stage} {fault} {offers:?}: {got}, not {expected}"
-        );
+        assert!(got.starts_with(expected), "{stage} {fault} {offers:?}: {got}, not {expected}");
     }
     drop(session);
     check_copies(&hop.heard(), &got);
