@@ -16,9 +16,10 @@ run: build
 
 test:
 	@sh tests/programs.sh
-	@rm -f target/tmp/skipped
-	$(CARGO) test --locked
-	@if [ -s target/tmp/skipped ]; then sort -u target/tmp/skipped; else echo "no test was skipped"; fi
+	@list=$$(mktemp); echo "$(CARGO) test --locked"; \
+	SKIPPED_TESTS=$$list $(CARGO) test --locked; result=$$?; \
+	if [ -s "$$list" ]; then sort -u "$$list"; else echo "no test was skipped"; fi; \
+	rm -f "$$list"; exit $$result
 
 check:
 	$(CARGO) fmt --check

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use crate::limits;
 use crate::mail::address::{Address, Domain};
 pub use tables::{
     Delivery, Dns, Drop, HopDomain, HopName, HopSettings, Limits, Listen, Pop3, Relay, SenderGrant, Submission, Tls,
@@ -192,6 +193,11 @@ impl Config {
             (self.limits.errors >= 1, "errors", "use at least 1"),
             (self.limits.targets >= 1, "targets", "use at least 1"),
             (self.limits.reports >= 1, "reports", "use at least 1"),
+            (
+                self.relay.srs_secret.as_ref().is_none_or(|secret| secret.len() >= limits::SRS_SECRET),
+                "srs_secret",
+                "use at least 16 characters; who guesses it can send through this host",
+            ),
             (!self.limits.command_timeout.is_zero(), "command_timeout", "use at least 1s; RFC 5321 asks for 5m"),
             (self.limits.connections != Some(0), "connections", "use at least 1"),
             (self.limits.connections_per_client != Some(0), "connections_per_client", "use at least 1"),
@@ -225,9 +231,14 @@ impl Config {
         contains(&self.relay.from, client)
     }
 
-    /// Whether `client` may send its password in clear.
+    /// Whether `client` may send its password in clear to read its mail.
     pub fn may_log_in_clear(&self, client: IpAddr) -> bool {
         contains(&self.pop3.cleartext, client)
+    }
+
+    /// Whether `client` may send its password in clear to send mail.
+    pub fn may_submit_clear(&self, client: IpAddr) -> bool {
+        contains(&self.submission.cleartext, client)
     }
 
     /// The keys that a running server can't take up, where `new` differs: paths, ports and the account.
@@ -326,6 +337,8 @@ mod tests {
             ("hostname = \"a b\"", "line 1", "letters, digits"),
             ("[delivery]\nretry_min = \"5 minutes\"", "line 2", "\"5m\""),
             ("[delivery]\nretry_min = \"0s\"", "line 2", "at least 1s"),
+            ("[delivery]\ngive_up = \"18446744073709551615s\"", "line 2", "\"3650d\" at most"),
+            ("[delivery]\nretry_max = \"3651d\"", "line 2", "\"3650d\" at most"),
             ("[limits]\nmessage_size = \"big\"", "line 2", "\"50MiB\""),
             ("[limits]\nrecipients = 5", "line 2", "at least 100"),
             ("[limits]\nconnections_per_client = 1\nconnections = 0", "line 3", "at least 1"),
@@ -339,6 +352,7 @@ mod tests {
             ("[relay]\ndomains = { \"a.example\" = \"mx:\" }", "line 2", "missing"),
             ("[delivery]\nremote_port = 0", "line 2", "use 25"),
             ("[dns]\nresolver = \"localhost\"", "line 2", "127.0.0.1:53"),
+            ("[relay]\nsrs_secret = \"\"", "line 2", "at least 16"),
             ("spool = ", "line 1", ""),
         ] {
             let error = parse(text).unwrap_err();

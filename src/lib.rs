@@ -10,11 +10,12 @@
 //! | process | [`daemon`], [`cli`] |
 //! | work | [`smtpd`], [`pop3`], [`delivery`]: one thread body each; they never name one another |
 //! | engines | [`spool`], [`maildir`], [`relay`] |
-//! | world | [`config`], [`users`], [`aliases`], [`route`], [`dns`], [`maillog`] |
+//! | world | [`config`], [`users`], [`aliases`], [`route`], [`auth`], [`dns`], [`tls`], [`maillog`] |
 //! | vocabulary | [`mail`]: pure values, no I/O, no clock, no log |
 //! | support | [`io`], [`limits`]: know no mail |
 
 pub mod aliases;
+pub mod auth;
 pub mod cli;
 pub mod config;
 pub mod daemon;
@@ -30,4 +31,5 @@ pub mod relay;
 pub mod route;
 pub mod smtpd;
 pub mod spool;
+pub mod tls;
 pub mod users;

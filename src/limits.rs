@@ -59,6 +59,21 @@ pub const FULL_CHUNK: u64 = 1024;
 /// How long a client may take for a command, first to last octet, `limits.command_timeout` (RFC 5321 §4.5.3.2.7).
 pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// How long a TLS handshake may take, first to last octet: slow lines need a few seconds of it.
+pub const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Octets that a peer may send in a TLS handshake: the longest chains of certificates have a quarter of it.
+pub const TLS_HANDSHAKE: usize = 64 * 1024;
+
+/// Octets in a file with certificates or a key: the largest bundle of all known authorities has half of it.
+pub const CERTIFICATE_FILE: usize = 1024 * 1024;
+
+/// Certificates that are read of `tls.certificates`, each looked at once a second.
+pub const CERTIFICATES: usize = 1000;
+
+/// Days that a certificate has left when this is warned of, once a day: those of 90 days are renewed at 30.
+pub const CERTIFICATE_DAYS: i64 = 14;
+
 /// How long a client may be silent inside a message (RFC 5321 §4.5.3.2.5 gives clients 3 minutes a block).
 pub const DATA_BLOCK_TIMEOUT: Duration = Duration::from_secs(180);
 
@@ -71,6 +86,10 @@ pub const DATA_RATE: u64 = 100;
 /// How long a write to a client may stand still.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(180);
 
+/// How long all writes of a connection may wait together, plus one second for each [`DATA_RATE`] octets: a POP3 client that
+/// reads a list octet by octet would keep its mailbox shut for days.
+pub const WRITE_WAITS: Duration = Duration::from_secs(600);
+
 /// How long a POP3 client may be silent: RFC 1939 §3 asks for 10 minutes at least.
 pub const POP3_TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -82,6 +101,55 @@ pub const LOGIN_DELAY: Duration = Duration::from_secs(1);
 
 /// How many passwords are checked at once: each takes 19 MiB of memory for as long as it lasts.
 pub const LOGIN_CHECKS: usize = 4;
+
+/// Wrong passwords from one address (of IPv6 one /64, which is one host's) after which all its answers are delayed, by
+/// a second that doubles up to [`LOGIN_SLOWEST`]: a person who mistypes seldom needs as many.
+pub const LOGIN_FREE: u32 = 5;
+
+/// How long an answer is delayed at most: shorter than any client's patience, and than [`DRAIN`].
+pub const LOGIN_SLOWEST: Duration = Duration::from_secs(8);
+
+/// Wrong passwords after which an address is shut out, and for how long: a hundred guesses a day are left of millions.
+pub const LOGIN_FAILURES: u32 = 15;
+/// See [`LOGIN_FAILURES`].
+pub const LOGIN_SHUT_OUT: Duration = Duration::from_secs(900);
+
+/// After how long one wrong password is forgotten.
+pub const LOGIN_FORGOTTEN: Duration = Duration::from_secs(600);
+
+/// Wrong passwords for one name, from all over the world, after which answers about it are delayed by so much. Never
+/// more: its owner waits too.
+pub const LOGIN_NAME_FREE: u32 = 20;
+/// See [`LOGIN_NAME_FREE`].
+pub const LOGIN_NAME_DELAY: Duration = Duration::from_secs(2);
+
+/// Addresses, and names, whose wrong passwords are counted at a time, a few hundred octets each: beyond it those of long
+/// ago are forgotten.
+pub const LOGIN_CLIENTS: usize = 16 * 1024;
+/// See [`LOGIN_CLIENTS`].
+pub const LOGIN_NAMES: usize = 4096;
+
+/// Octets in a line of an AUTH exchange, in base64 (RFC 4954 §4).
+pub const AUTH_LINE: usize = 12_288;
+
+/// Octets in an AUTH command line that carries its first response; a longer one waits for the server (RFC 4954 §4).
+pub const AUTH_COMMAND: usize = 512;
+
+/// Octets of a nonce of SCRAM: those in use have 18 to 48.
+pub const SCRAM_NONCE: usize = 256;
+
+/// Octets of a salt of SCRAM: those in use have 8 to 64.
+pub const SCRAM_SALT: usize = 128;
+
+/// The fewest iterations of SCRAM-SHA-256 (RFC 7677 §4).
+pub const SCRAM_ITERATIONS_LEAST: u32 = 4096;
+
+/// The most: a second's work or so, which a client must do for any server that asks.
+pub const SCRAM_ITERATIONS_MOST: u32 = 1_000_000;
+
+/// The iterations of a new entry: each login costs the client this work, some 30 ms of a phone, and each guess costs a
+/// thief of the users file as much.
+pub const SCRAM_ITERATIONS: u32 = 100_000;
 
 /// How long a login waits for its turn to be checked: [`LOGIN_CHECKS`] guessers keep no owner out for longer.
 pub const LOGIN_WAIT: Duration = Duration::from_secs(10);
@@ -143,21 +211,33 @@ pub const DELIVERY_THREADS: usize = 16;
 /// and three lost packets take 7 s.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long another host may take for a reply, `delivery.reply_timeout` (RFC 5321 §4.5.3.2 asks for 5 minutes at most
-/// stages, and for more only after the message).
-pub const REPLY_TIMEOUT: Duration = Duration::from_secs(600);
-
 /// Connections to one next hop at a time, `delivery.connections_per_hop`: large providers refuse more.
 pub const CONNECTIONS_PER_HOP: usize = 10;
 
-/// Senders whose reports are counted at a time, before those of an hour ago are forgotten.
+/// Addresses here and other domains whose reports are counted at a time: beyond it, those told longest ago are forgotten.
 pub const REPORTS_KNOWN: usize = 10_000;
+
+/// The time in which [`REPORTS`] are counted.
+pub const REPORTS_TIME: Duration = Duration::from_secs(3600);
 
 /// Next hops of which something is known at a time: the oldest that are not in use are forgotten beyond it.
 pub const HOPS_KNOWN: usize = 4096;
 
 /// Addresses of one next hop that an attempt tries (RFC 5321 §5.1 wants at least two).
 pub const SERVERS: usize = 10;
+
+/// How long one turn with a next hop goes on to further servers: what is left of the message waits then, so that a slow hop
+/// gives its thread back.
+pub const HOP_TURN: Duration = Duration::from_secs(600);
+
+/// A turn with a next hop that took longer shows that it can't bear as many at a time.
+pub const SLOW_TURN: Duration = Duration::from_secs(30);
+
+/// Exchangers of a domain whose addresses are asked for: twice [`SERVERS`], for those that can't be found.
+pub const EXCHANGERS: usize = 20;
+
+/// How long their addresses are asked for, all together, besides the question under way: a delivery thread waits for it.
+pub const EXCHANGERS_TIME: Duration = Duration::from_secs(60);
 
 /// Sessions with next hops that wait for another message, and how long each does: servers do not like idle clients.
 pub const IDLE_SESSIONS: usize = 32;
@@ -167,8 +247,8 @@ pub const IDLE_SESSION: Duration = Duration::from_secs(5);
 /// Messages that one session carries: large providers close it after about as many.
 pub const SESSION_MESSAGES: u32 = 100;
 
-/// Reports that one sender gets in an hour, `limits.reports`: no person reads more, and a forged sender should not
-/// have to.
+/// Reports that an address here, or another domain, gets in an hour, `limits.reports`: no person reads more, and a forged
+/// sender should not have to.
 pub const REPORTS: usize = 100;
 
 /// How long running deliveries may take after SIGTERM before the server leaves without them.
@@ -181,6 +261,10 @@ pub const PARKED: Duration = Duration::from_secs(600);
 /// a flood of it delays them no longer than this.
 pub const MAILBOX_FIRST: Duration = Duration::from_secs(10);
 
+/// The longest span of time in the configuration or in a state, ten years: mistakes are longer, and sums with them would
+/// have no end.
+pub const SPAN: Duration = Duration::from_secs(315_360_000);
+
 /// After an I/O error on a queue entry: when it is tried again.
 pub const IO_RETRY: Duration = Duration::from_secs(60);
 
@@ -189,6 +273,10 @@ pub const TARGETS: usize = 10_000;
 
 /// Aliases that may lead to one another in a chain: deeper ones are mistakes.
 pub const ALIAS_DEPTH: usize = 20;
+
+/// Names that are looked at on the way of one recipient, besides its targets: [`TARGETS`] members, each in ten lists.
+/// It takes a tenth of a second, and RCPT waits for it.
+pub const ROUTE_WORK: usize = 100_000;
 
 /// Octets in an aliases file, a users file or an `:include:` list.
 pub const TABLE_FILE: u64 = 16 * 1024 * 1024;
@@ -210,6 +298,9 @@ pub const LISTED_TARGETS: usize = 10;
 
 /// Octets of a message's header that `queue show` prints.
 pub const SHOWN_HEADER: usize = 64 * 1024;
+
+/// Octets that are read of the answer to a question at the terminal, which is yes or no.
+pub const ANSWER: u64 = 16;
 
 /// How long a file written in place in drop/ must be unchanged once closed, and without having been closed.
 pub const DROP_SETTLED: Duration = Duration::from_secs(2);
@@ -277,9 +368,6 @@ pub const DNS_SETTINGS_LOOK: Duration = Duration::from_secs(5);
 /// Octets of /etc/resolv.conf that are read.
 pub const DNS_SETTINGS_FILE: u64 = 64 * 1024;
 
-/// How long a connection to a next hop may take to come about: a third try of a lost SYN comes after seven seconds.
-pub const RELAY_CONNECT: Duration = Duration::from_secs(30);
-
 /// How long a next hop's greeting and its replies to EHLO, MAIL and RCPT are waited for (RFC 5321 §4.5.3.2.1 to .3).
 pub const RELAY_REPLY: Duration = Duration::from_secs(300);
 
@@ -289,8 +377,21 @@ pub const RELAY_DATA_REPLY: Duration = Duration::from_secs(120);
 /// How long a next hop may take for a block of the message, of [`RELAY_BLOCK`] octets (RFC 5321 §4.5.3.2.5).
 pub const RELAY_BLOCK_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// How long its reply to the end of the message is waited for: giving up sooner doubles mail (RFC 5321 §4.5.3.2.6).
+/// How long its reply to the end of the message is waited for, and any at most, `delivery.reply_timeout`: giving up
+/// sooner doubles mail (RFC 5321 §4.5.3.2.6).
 pub const RELAY_END_REPLY: Duration = Duration::from_secs(600);
+
+/// Octets that a command may print of which the first line is a password or a token: tokens have a few thousand.
+pub const SECRET: usize = 16 * 1024;
+
+/// How long such a command may take, which may ask a server elsewhere; a delivery waits for it.
+pub const SECRET_COMMAND: Duration = Duration::from_secs(30);
+
+/// How long what such a command printed is used, unless a next hop refuses it: tokens are good for an hour, as a rule.
+pub const TOKEN_AGE: Duration = Duration::from_secs(1800);
+
+/// How long the certificate authorities of a next hop are used until they are read again.
+pub const AUTHORITIES_AGE: Duration = Duration::from_secs(60);
 
 /// How long its reply to QUIT is waited for, which changes nothing.
 pub const RELAY_QUIT_REPLY: Duration = Duration::from_secs(5);
@@ -307,6 +408,10 @@ pub const RELAY_RECIPIENTS: usize = 100;
 /// Transactions one message takes in one session: [`TARGETS`] by [`RELAY_RECIPIENTS`], and as many for hops that take
 /// fewer at once.
 pub const RELAY_TRANSACTIONS: u32 = 200;
+
+/// How long the commands of one transaction with a next hop may take together: each of a hundred recipients could take
+/// [`RELAY_REPLY`].
+pub const RELAY_ENVELOPE: Duration = Duration::from_secs(900);
 
 /// Octets of commands that may be unanswered: a hundred recipients, and less than any system's buffers hold, so that
 /// neither side waits in a write for the other (RFC 2920 §3.1).
@@ -337,6 +442,9 @@ pub const REPORT_NAMES: usize = 20;
 /// Octets of a field of the original that a report shows to a person.
 pub const REPORT_QUOTE: usize = 200;
 
+/// Octets of an address that the subject of a report names: longer ones leave no room for what happened.
+pub const REPORT_SUBJECT: usize = 40;
+
 /// Octets in a Message-ID that a report refers to: the longest seen in real mail are half as long.
 pub const MESSAGE_ID: usize = 500;
 
@@ -355,14 +463,11 @@ pub const MIME_DEPTH: usize = 50;
 /// Parts in a message whose parts are re-encoded, each a few octets in memory: a digest has hundreds.
 pub const MIME_PARTS: usize = 10_000;
 
-/// Seconds in a day, by which rewritten senders are dated.
-pub const SECONDS_A_DAY: u64 = 86_400;
+/// Characters in `relay.srs_secret` at least: whoever guesses it sends through this host.
+pub const SRS_SECRET: usize = 16;
 
 /// Days for which reports to a rewritten sender are taken: four times as long as a message is usually tried.
 pub const SRS_DAYS: u64 = 21;
-
-/// Octets of a file that is read through the second process: the longest chains of certificates are a tenth of it.
-pub const KEEPER_FILE: usize = 1024 * 1024;
 
 /// Octets of the list of files and commands that the second process may be asked for.
 pub const KEEPER_ALLOWED: usize = 1024 * 1024;
@@ -370,17 +475,8 @@ pub const KEEPER_ALLOWED: usize = 1024 * 1024;
 /// Octets of a request to the second process: two numbers and a name.
 pub const KEEPER_REQUEST: usize = 512;
 
-/// Names in a folder of certificates that are looked at: each is read again every few seconds.
-pub const KEEPER_NAMES: usize = 1000;
-
-/// Octets that a command may print: the longest access tokens have a few thousand.
-pub const KEEPER_OUTPUT: usize = 64 * 1024;
-
 /// Octets of a command's complaints that are kept for the log, the last ones.
 pub const KEEPER_COMPLAINT: usize = 512;
-
-/// How long a command may run: it may ask a far host for a token, and a delivery waits for it.
-pub const KEEPER_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Commands that run at once: one for each next hop that wants a token is enough for a small host.
 pub const KEEPER_COMMANDS: usize = 4;

@@ -7,23 +7,26 @@
 //! Time, level, queue id or `-`, event, then `key=value` pairs. Foreign octets are escaped, values with spaces quoted, long
 //! ones cut. Lines are written out before the 250 of a batch, at each warning and at least every second. The file is
 //! opened again when it was renamed or removed. A log that can't be written stops no mail: that goes to standard error,
-//! once. Each event is documented in postrider-log(5). Long because it has one function for each event.
+//! once. Each event is documented in postrider-log(5). Long because it is a table of all of them.
+
+mod file;
 
 use std::fmt::{self, Display, Write as _};
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use log::Level;
 
+use self::file::LogFile;
 use crate::config::LogTarget;
 use crate::io::clock::{self, Now};
+use crate::io::table::LocatedError;
 use crate::limits;
 use crate::mail::address::{Address, ReversePath};
+use crate::mail::letters::is_misleading;
 use crate::mail::next_hop::NextHop;
 use crate::mail::outcome::Cause;
 use crate::mail::queue_id::QueueId;
@@ -34,7 +37,8 @@ static LOG_FILE: OnceLock<Mutex<LogFile>> = OnceLock::new();
 /// Opens the log and sends every line there from now on. Called once a process.
 pub fn start(target: &LogTarget) -> io::Result<()> {
     let mut builder = env_logger::Builder::new();
-    builder.filter_level(log::LevelFilter::Info);
+    // Other crates' lines are not in postrider-log(5).
+    builder.filter_level(log::LevelFilter::Off).filter_module(env!("CARGO_PKG_NAME"), log::LevelFilter::Info);
     builder.format(|out, record| {
         let time = clock::rfc3339_millis(Now::read().wall);
         writeln!(out, "{time} {} {}", record.level(), record.args())
@@ -61,54 +65,12 @@ pub fn reopen_if_moved() {
     }
 }
 
-struct LogFile {
-    path: PathBuf,
-    file: BufWriter<File>,
-    failing: bool,
-}
-
-impl LogFile {
-    fn open(path: &Path) -> io::Result<LogFile> {
-        Ok(LogFile { path: path.to_owned(), file: BufWriter::new(append(path)?), failing: false })
-    }
-
-    fn flush(&mut self) {
-        let result = self.file.flush();
-        self.note(result);
-    }
-
-    fn reopen_if_moved(&mut self) {
-        let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
-        let open = self.file.get_ref().metadata().map(identity).ok();
-        if std::fs::metadata(&self.path).map(identity).ok() == open {
-            return;
-        }
-        self.flush();
-        let reopened = append(&self.path).map(|file| self.file = BufWriter::new(file));
-        self.note(reopened);
-    }
-
-    fn note(&mut self, result: io::Result<()>) {
-        if let (Err(error), false) = (&result, self.failing) {
-            // The log itself is what fails: standard error is all that is left, and it may be closed too.
-            let _ = writeln!(io::stderr(), "postrider: cannot write {}: {error}", self.path.display());
-        }
-        self.failing = result.is_err();
-    }
-}
-
-fn append(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o640).open(path)
-}
-
 struct Pipe;
 
 impl Write for Pipe {
     fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
         if let Some(file) = LOG_FILE.get() {
-            let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-            let result = file.file.write_all(octets);
-            file.note(result);
+            file.lock().unwrap_or_else(PoisonError::into_inner).write(octets);
         }
         Ok(octets.len())
     }
@@ -163,7 +125,7 @@ struct Escaped<'a>(&'a str);
 impl Display for Escaped<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = &self.0[..self.0.floor_char_boundary(limits::FOREIGN_TEXT)];
-        let quoted = text.is_empty() || text.contains([' ', '"', '=']) || text.contains(is_unprintable);
+        let quoted = text.is_empty() || text.contains([' ', '"', '=']) || text.contains(is_misleading);
         if !quoted {
             return out.write_str(text);
         }
@@ -171,17 +133,12 @@ impl Display for Escaped<'_> {
         for letter in text.chars() {
             match letter {
                 '"' | '\\' => write!(out, "\\{letter}")?,
-                letter if is_unprintable(letter) => write!(out, "{}", letter.escape_default())?,
+                letter if is_misleading(letter) => write!(out, "{}", letter.escape_default())?,
                 letter => out.write_char(letter)?,
             }
         }
         out.write_str("\"")
     }
-}
-
-/// Besides controls, what is no ASCII and breaks a line or turns its direction, for some who show it.
-pub fn is_unprintable(letter: char) -> bool {
-    letter.is_control() || (!letter.is_ascii() && letter.escape_debug().len() > 1)
 }
 
 /// How a time is told to people: `45s`, `12m`, `3h`, `2d`.
@@ -272,6 +229,45 @@ pub fn shortage(doing: &str, error: &io::Error) {
     event(Level::Error, None, "shortage").pair("doing", doing).pair("error", error).write();
 }
 
+// Certificates.
+
+/// A certificate is shown from now on; `days` it has left.
+pub fn certificate(file: &Path, names: &[String], days: i64) {
+    event(Level::Info, None, "certificate")
+        .pair("file", file.display())
+        .pair("names", names.join(","))
+        .pair("days", days)
+        .write();
+}
+
+/// No certificate is configured: one was made, which proves nothing to strangers.
+pub fn certificate_made(file: &Path, name: &str) {
+    event(Level::Warn, None, "certificate-made")
+        .pair("file", file.display())
+        .pair("names", name)
+        .pair("do", "set tls.certificate and tls.key to one that others trust")
+        .write();
+}
+
+/// A certificate or its key is of no use. The old one, if there is one, stays for the `days` that it has left.
+pub fn certificate_broken(error: &LocatedError, days: Option<i64>) {
+    event(Level::Error, None, "certificate-broken")
+        .pair("file", error.path.display())
+        .pair("error", &error.what)
+        .maybe("days", days)
+        .write();
+}
+
+/// A certificate has only `days` left, and should have been renewed.
+pub fn certificate_expires(file: &Path, days: i64) {
+    event(Level::Warn, None, "certificate-expires").pair("file", file.display()).pair("days", days).write();
+}
+
+/// A certificate's folder was removed: it is shown no more.
+pub fn certificate_gone(file: &Path) {
+    event(Level::Info, None, "certificate-gone").pair("file", file.display()).write();
+}
+
 // Connections.
 
 /// A connection was answered 421 at once.
@@ -300,12 +296,17 @@ pub fn cut_off(protocol: &str, client: IpAddr, why: impl Display) {
     event(Level::Info, None, "cut-off").pair("client", client).pair("protocol", protocol).pair("why", why).write();
 }
 
+/// A client and we do not agree on TLS; the connection is closed.
+pub fn tls_failed(protocol: &str, client: IpAddr, why: impl Display) {
+    event(Level::Info, None, "tls-failed").pair("client", client).pair("protocol", protocol).pair("why", why).write();
+}
+
 /// What is logged of a message when it is accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
     /// Where from: the client's address, or `drop/NAME`.
     pub client: String,
-    /// `SMTP`, `ESMTP`, `UTF8SMTP` or `drop`.
+    /// As Received names it, `ESMTPS` for example, or `drop` or `report`.
     pub protocol: &'static str,
 }
 
@@ -338,9 +339,19 @@ pub fn expanded(id: QueueId, recipients: usize, targets: usize) {
     event(Level::Info, Some(id), "expanded").pair("recipients", recipients).pair("targets", targets).write();
 }
 
-/// A target has it. `how` is `rename`, `copy`, or the host that took it.
-pub fn delivered(id: QueueId, to: &Address, how: impl Display, waited: Duration) {
-    event(Level::Info, Some(id), "delivered").pair("to", to).pair("how", how).pair("waited", Span(waited)).write();
+/// A target has it. `how` is `rename`, `copy`, or the host that took it; `tls` is what protected it on its way there.
+pub fn delivered(id: QueueId, to: &Address, (how, tls): (&str, Option<&str>), waited: Duration) {
+    event(Level::Info, Some(id), "delivered")
+        .pair("to", to)
+        .pair("how", how)
+        .maybe("tls", tls)
+        .pair("waited", Span(waited))
+        .write();
+}
+
+/// TLS with a host failed, and its mail goes there in clear.
+pub fn in_clear(id: QueueId, host: impl Display, reply: &str) {
+    event(Level::Info, Some(id), "in-clear").pair("host", host).pair("reply", reply).write();
 }
 
 /// A target has to wait.
@@ -434,7 +445,17 @@ pub fn drop_waits(name: &Path, error: impl Display) {
     event(Level::Warn, None, "drop-waits").pair("file", name.display()).pair("error", error).write();
 }
 
-// POP3.
+// Logins.
+
+/// Someone logged in to send mail; `tls` is what the connection is encrypted with.
+pub fn authenticated(client: IpAddr, user: &Address, mechanism: impl Display, tls: Option<impl Display>) {
+    event(Level::Info, None, "authenticated")
+        .pair("client", client)
+        .pair("user", user)
+        .pair("mechanism", mechanism)
+        .maybe("tls", tls)
+        .write();
+}
 
 /// Someone opened a mailbox.
 pub fn login(client: IpAddr, mailbox: &Address, messages: usize, octets: u64) {
@@ -449,6 +470,15 @@ pub fn login(client: IpAddr, mailbox: &Address, messages: usize, octets: u64) {
 /// Someone did not; the client's address comes first, for programs that ban it.
 pub fn login_failed(client: IpAddr, name: &str, why: &str) {
     event(Level::Warn, None, "login-failed").pair("client", client).pair("name", name).pair("why", why).write();
+}
+
+/// Someone guesses: after so many wrong passwords every login from this address is refused for a while.
+pub fn shut_out(client: IpAddr, failures: u32, span: Duration) {
+    event(Level::Warn, None, "shut-out")
+        .pair("client", client)
+        .pair("failures", failures)
+        .pair("for", Span(span))
+        .write();
 }
 
 /// A mailbox was closed.
@@ -486,18 +516,5 @@ mod tests {
             assert_eq!(Escaped(value).to_string(), shown);
         }
         assert!(Escaped(&"ß".repeat(4000)).to_string().len() <= limits::FOREIGN_TEXT);
-    }
-
-    #[test]
-    fn a_renamed_log_is_opened_anew() {
-        let folder = tempfile::tempdir().unwrap();
-        let (path, old) = (folder.path().join("log"), folder.path().join("log.1"));
-        let mut log = LogFile::open(&path).unwrap();
-        log.file.write_all(b"one\n").unwrap();
-        std::fs::rename(&path, &old).unwrap();
-        log.reopen_if_moved();
-        log.file.write_all(b"two\n").unwrap();
-        log.flush();
-        assert_eq!((std::fs::read(old).unwrap(), std::fs::read(path).unwrap()), (b"one\n".to_vec(), b"two\n".to_vec()));
     }
 }

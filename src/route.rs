@@ -2,20 +2,19 @@
 //!
 //! RCPT, delivery, VRFY, EXPN and the log all use [`Site::route`], so that they never disagree. The chain is: is the
 //! domain ours → alias → mailbox → the same without `+tag` → catch-all; an alias's targets go through it again, to a
-//! bounded depth. Every end is one of three: a mailbox, another host, or nowhere with a reason.
+//! bounded depth, and no name twice. Every end is one of three: a mailbox, another host, or nowhere with a reason.
 
-use std::collections::HashSet;
+mod walk;
+
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::aliases::{AliasTarget, Aliases};
+use crate::aliases::Aliases;
 use crate::config::Config;
-use crate::limits;
 use crate::mail::address::{Address, Domain, ForwardPath, Host, ReversePath};
 use crate::mail::envelope::Envelope;
 use crate::mail::next_hop::NextHop;
 use crate::mail::outcome::Cause;
-use crate::mail::reply::Enhanced;
 use crate::mail::srs::{self, Reversed, Srs};
 use crate::users::Users;
 
@@ -163,9 +162,7 @@ impl Site {
 
     /// The whole way of mail from `reverse_path` for `recipient`.
     pub fn route(&self, recipient: &Address, reverse_path: &ReversePath) -> Route {
-        let mut walk = Walk { site: self, route: Route::default(), seen: HashSet::new(), on_the_way: Vec::new() };
-        walk.follow(recipient, reverse_path);
-        walk.route
+        walk::walk(self, recipient, reverse_path)
     }
 
     /// What rewrites senders, if the configuration wants it.
@@ -198,6 +195,19 @@ impl Site {
         }
     }
 
+    /// The addresses that the alias `name` has, at the local domains.
+    pub fn addresses_of(&self, name: &str) -> Vec<Address> {
+        let (local_part, only) = match name.rsplit_once('@') {
+            // Whatever else is sent to the domain: a name that nobody has stands for it.
+            Some(("", domain)) => ("?", Some(domain)),
+            Some((local_part, domain)) => (local_part, Some(domain)),
+            None => (name, None),
+        };
+        let domains =
+            self.config.local_domains.iter().filter(|local| only.is_none_or(|domain| domain == local.as_str()));
+        domains.filter_map(|domain| Address::new(local_part, domain.clone()).ok()).collect()
+    }
+
     /// Whether mail may be put into the mailbox of `address`, which a route ended in: now, or before a change.
     pub fn has_mailbox(&self, address: &Address) -> bool {
         self.users.contains(address) || *address == self.postmaster_mailbox()
@@ -222,149 +232,10 @@ fn host_domain(host: &Host) -> Option<&Domain> {
 
 const POSTMASTER: &str = "postmaster";
 
-struct Walk<'s> {
-    site: &'s Site,
-    route: Route,
-    seen: HashSet<(Address, bool)>,
-    on_the_way: Vec<Address>,
-}
-
-impl Walk<'_> {
-    fn follow(&mut self, address: &Address, reverse_path: &ReversePath) {
-        if !self.site.is_local(address) {
-            let (hop, why) = self.site.next_hop(address.host());
-            self.route.steps.push(Step::Leaves(address.clone(), hop.clone(), why));
-            return self.end(address.clone(), reverse_path, Place::NextHop(hop));
-        }
-        let address = address.folded();
-        let loops = self.on_the_way.contains(&address);
-        if loops && self.site.has_mailbox(&address) {
-            // `ann: ann, bob` keeps a copy in her own mailbox.
-            return self.end(address, reverse_path, Place::Mailbox);
-        }
-        if loops {
-            return self.nowhere(address, reverse_path, Enhanced(5, 4, 6), "the alias leads back to itself");
-        }
-        if self.on_the_way.len() >= limits::ALIAS_DEPTH {
-            return self.nowhere(address, reverse_path, Enhanced(5, 4, 6), "aliases lead to aliases too many times");
-        }
-        self.look_up(&address, reverse_path);
-    }
-
-    fn look_up(&mut self, address: &Address, reverse_path: &ReversePath) {
-        let site = self.site;
-        let Some(domain) = address.domain() else { return };
-        let local_part = address.local_part();
-        if self.by_name(address, local_part, reverse_path) {
-            return;
-        }
-        if let Some(Reversed { address, .. }) = site.rewritten_from(address) {
-            self.route.steps.push(Step::Rewritten(address.clone()));
-            return self.follow(&address, reverse_path);
-        }
-        if let Some((base, _tag)) = local_part.split_once('+').filter(|(base, _)| !base.is_empty()) {
-            let base_address = site.at(base, domain);
-            if site.aliases.get(base, domain).is_some() || site.has_mailbox(&base_address) || base == POSTMASTER {
-                self.route.steps.push(Step::Subaddress(base_address.clone()));
-                return self.follow(&base_address, reverse_path);
-            }
-        }
-        if let Some(targets) = site.aliases.catch_all(domain) {
-            self.route.steps.push(Step::CatchAll(address.clone()));
-            return self.expand(address, targets, reverse_path);
-        }
-        self.nowhere(address.clone(), reverse_path, Enhanced(5, 1, 1), "no such mailbox here");
-    }
-
-    /// An alias, a mailbox, or the postmaster, by exactly this name.
-    fn by_name(&mut self, address: &Address, name: &str, reverse_path: &ReversePath) -> bool {
-        let site = self.site;
-        let Some(domain) = address.domain() else { return false };
-        if let Some(targets) = site.aliases.get(name, domain) {
-            self.route.steps.push(Step::Alias(address.clone(), name.to_owned()));
-            let owner = self.owner_of(name, domain, reverse_path);
-            self.expand(address, targets, &owner);
-        } else if name == POSTMASTER && !site.users.contains(address) {
-            let target = site.config.postmaster.clone().unwrap_or_else(|| site.postmaster_mailbox());
-            self.route.steps.push(Step::Postmaster(target.clone()));
-            if target.folded() == *address {
-                self.end(address.clone(), reverse_path, Place::Mailbox);
-            } else if target == site.postmaster_mailbox() {
-                self.end(target, reverse_path, Place::Mailbox);
-            } else {
-                self.on_the_way.push(address.clone());
-                self.follow(&target, reverse_path);
-                self.on_the_way.pop();
-            }
-        } else if site.users.contains(address) {
-            self.end(address.clone(), reverse_path, Place::Mailbox);
-        } else {
-            return false;
-        }
-        true
-    }
-
-    /// The reverse-path of a list is its owner's; a null one stays null, or a report could be reported on.
-    fn owner_of(&mut self, name: &str, domain: &Domain, reverse_path: &ReversePath) -> ReversePath {
-        let owner_name = format!("owner-{name}");
-        if *reverse_path == ReversePath::Null || self.site.aliases.get(&owner_name, domain).is_none() {
-            return reverse_path.clone();
-        }
-        let owner = self.site.at(&owner_name, domain);
-        self.route.steps.push(Step::Owner(owner.clone()));
-        ReversePath::Address(owner)
-    }
-
-    fn expand(&mut self, address: &Address, targets: &[AliasTarget], reverse_path: &ReversePath) {
-        self.on_the_way.push(address.clone());
-        for target in targets {
-            self.target(address, target, reverse_path);
-            if self.route.ends.len() > self.site.config.limits.targets {
-                self.route.ends.clear();
-                self.nowhere(address.clone(), reverse_path, Enhanced(5, 4, 6), "the list has too many members");
-                break;
-            }
-        }
-        self.on_the_way.pop();
-    }
-
-    fn target(&mut self, from: &Address, target: &AliasTarget, reverse_path: &ReversePath) {
-        let site = self.site;
-        match target {
-            AliasTarget::Address(address) => self.follow(address, reverse_path),
-            AliasTarget::Name(name) => self.follow(&site.at(name, site.config.first_domain()), reverse_path),
-            AliasTarget::Mailbox(name) => {
-                let address = site.at(name, site.config.first_domain());
-                if site.has_mailbox(&address) {
-                    self.end(address, reverse_path, Place::Mailbox);
-                } else {
-                    self.nowhere(address, reverse_path, Enhanced(5, 1, 1), "no such mailbox here");
-                }
-            }
-            AliasTarget::Include(path) => match site.aliases.list(path) {
-                Ok(members) => members.iter().for_each(|member| self.target(from, member, reverse_path)),
-                Err(error) => {
-                    let text = format!("the list can't be read: {error}");
-                    self.nowhere(from.clone(), reverse_path, Enhanced(4, 2, 4), text);
-                }
-            },
-        }
-    }
-
-    fn nowhere(&mut self, address: Address, reverse_path: &ReversePath, code: Enhanced, text: impl Into<String>) {
-        self.end(address, reverse_path, Place::Nowhere(Cause::local(code, text)));
-    }
-
-    fn end(&mut self, address: Address, reverse_path: &ReversePath, place: Place) {
-        if self.seen.insert((address.clone(), place == Place::Mailbox)) {
-            self.route.ends.push(End { address, reverse_path: reverse_path.clone(), place });
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits;
     use std::path::Path;
 
     fn site(users: &[&str], aliases: &str) -> Site {
@@ -416,6 +287,19 @@ mod tests {
     }
 
     #[test]
+    fn a_look_alike_is_another_domain() {
+        let mut site = site(&["ann@example.org"], "");
+        let text = "local_domains = [\"example.org\"]\n[relay.domains]\n\"partner.example\" = \"10.0.0.2\"";
+        site.config = Config::parse(text, Path::new("")).unwrap();
+        assert_eq!(ends(&site, "ann@partner.example"), ["ann@partner.example 10.0.0.2"]);
+        // Each has a Cyrillic letter, and goes where DNS says that it goes.
+        for domain in ["ex\u{430}mple.org", "p\u{430}rtner.example"] {
+            let end = &ends(&site, &format!("ann@{domain}"))[0];
+            assert!(end.starts_with("ann@xn--") && end.contains(" mx:xn--"), "{end}");
+        }
+    }
+
+    #[test]
     fn a_report_to_a_rewritten_sender_finds_the_first_one() {
         let mut site = site(&[], "");
         let sender: Address = "Ann@far.example".parse().unwrap();
@@ -435,6 +319,46 @@ mod tests {
         let site = site(&[], &deep);
         assert_eq!(ends(&site, "a@example.org"), ["a@example.org 5.4.6"]);
         assert!(ends(&site, "d0@example.org")[0].ends_with("5.4.6"));
+    }
+
+    /// So many levels of three names, each of which leads to all three of the next; the last leads to `end`.
+    fn lattice(levels: usize, end: &str) -> String {
+        let names =
+            |level: usize| if level < levels { format!("{level}a, {level}b, {level}c") } else { end.to_owned() };
+        let line = |level: usize, name: &str| format!("{level}{name}: {}\n", names(level + 1));
+        (0..levels).flat_map(|level| ["a", "b", "c"].map(|name| line(level, name))).collect()
+    }
+
+    #[test]
+    fn many_ways_to_the_same_names_are_walked_once() {
+        let levels = limits::ALIAS_DEPTH - 2;
+        let site = site(&["bob@example.org"], &lattice(levels, "bob"));
+        let route = site.route(&"0a@example.org".parse().unwrap(), &ReversePath::Null);
+        assert_eq!(route.ends.len(), 1);
+        assert_eq!(route.steps.len(), 1 + 3 * (levels - 1));
+    }
+
+    #[test]
+    fn a_shorter_way_goes_further_than_a_longer_one_that_was_cut() {
+        let depth = limits::ALIAS_DEPTH;
+        let mut chain: String = (0..depth).map(|at| format!("d{at}: d{}\n", at + 1)).collect();
+        chain.push_str(&format!("all: d1, d{}\nd{depth}: bob\n", depth - 2));
+        let site = site(&["bob@example.org"], &chain);
+        assert_eq!(ends(&site, "all@example.org").last().unwrap(), "bob@example.org box");
+    }
+
+    #[test]
+    fn more_work_than_any_list_takes_is_refused() {
+        // Each list has all members, and each walk through them finds nothing new.
+        let members = vec!["bob"; 1000].join(", ");
+        let lists: String = (0..1000).map(|at| format!("l{at}: {members}\n")).collect();
+        let all: Vec<String> = (0..1000).map(|at| format!("l{at}")).collect();
+        let site = site(&["bob@example.org"], &format!("all: {}\n{lists}", all.join(", ")));
+        let route = site.route(&"all@example.org".parse().unwrap(), &ReversePath::Null);
+        assert!(route.steps.len() <= 1001);
+        assert_eq!(ends(&site, "all@example.org"), ["all@example.org 5.4.6"]);
+        let Place::Nowhere(cause) = &route.ends[0].place else { panic!("{:?}", route.ends) };
+        assert!(cause.reply.to_string().contains("the aliases behind it name too many others"), "{}", cause.reply);
     }
 
     #[test]

@@ -4,7 +4,11 @@
 //! # a comment
 //! ann@example.org:{ARGON2ID}$argon2id$v=19$m=19456,t=2,p=1$...
 //! bob@example.org:{SHA512-CRYPT}$6$...:1001:1001::/home/bob      further fields are Dovecot's, and kept
+//! eve@example.org:{ARGON2ID}$...::::::postrider_senders=info@example.org,@shop.example
 //! ```
+//!
+//! Of the extra fields at the end of a line, separated by spaces, one is ours: `postrider_senders`, the addresses and
+//! `@domains` that the user may send as besides his own. Dovecot takes it for a field of its passdb, and leaves it alone.
 //!
 //! Names are found in any case. A user's mailbox is a folder of that name, so a name that is no safe folder name is an
 //! error here and need not be looked for elsewhere. A password of someone who is not here takes as long to refuse as one
@@ -17,17 +21,32 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::path::Path;
 
+use crate::config::SenderGrant;
 use crate::io::table::{self, LocatedError};
 use crate::limits;
 use crate::mail::address::Address;
+use crate::mail::sasl::Keys;
 use password::Password;
-pub use password::hash;
+pub use password::{hash, scram};
+
+/// The extra field that names other senders.
+const SENDERS: &str = "postrider_senders=";
+/// The place of the extra fields after the name: password, uid, gid, gecos, home and shell go before.
+const EXTRA: usize = 6;
 
 /// The users and their passwords.
 #[derive(Clone, Debug)]
 pub struct Users {
-    entries: BTreeMap<Address, Password>,
+    entries: BTreeMap<Address, User>,
     stand_in: Password,
+    /// Looked at for each offer, so not counted each time.
+    scram_iterations: Option<u32>,
+}
+
+#[derive(Clone, Debug)]
+struct User {
+    password: Password,
+    senders: Vec<SenderGrant>,
 }
 
 impl Users {
@@ -52,8 +71,11 @@ impl Users {
                 errors.push(LocatedError::at(path, at + 1, what));
             }
         }
-        let stand_in = commonest(entries.values());
-        (Users { entries, stand_in }, errors)
+        let stand_in = commonest(entries.values().map(|user: &User| &user.password));
+        let scram = |user: &User| user.password.scram_keys().is_some();
+        let all = !entries.is_empty() && entries.values().all(scram);
+        let scram_iterations = stand_in.scram_keys().filter(|_| all).map(|keys| keys.iterations());
+        (Users { entries, stand_in, scram_iterations }, errors)
     }
 
     /// Whether this is a user.
@@ -66,9 +88,27 @@ impl Users {
         if password.len() > limits::CREDENTIAL {
             return false;
         }
-        let known = self.entries.get(&address.folded());
+        let known = self.entries.get(&address.folded()).map(|user| &user.password);
         let matches = known.unwrap_or(&self.stand_in).verify(password);
         matches && known.is_some()
+    }
+
+    /// What SCRAM needs to know of a user; `None` also for one whose password is kept otherwise.
+    pub fn scram_keys(&self, address: &Address) -> Option<Keys> {
+        self.entries.get(&address.folded())?.password.scram_keys()
+    }
+
+    /// How often most users' keys hash, if every user has such keys: only then may SCRAM be offered.
+    pub fn scram_iterations(&self) -> Option<u32> {
+        self.scram_iterations
+    }
+
+    /// Whether the file lets a user send as this address: his own, or one of his `postrider_senders`.
+    pub fn may_send_as(&self, user: &Address, sender: &Address) -> bool {
+        let known = self.entries.get(&user.folded());
+        known.is_some_and(|known| {
+            sender.folded() == user.folded() || known.senders.iter().any(|grant| grant.covers(sender))
+        })
     }
 
     /// Every user, in order.
@@ -86,8 +126,9 @@ impl Default for Users {
 /// Users who can't log in: for those who only need to know whose mailboxes are here.
 impl FromIterator<Address> for Users {
     fn from_iter<I: IntoIterator<Item = Address>>(addresses: I) -> Users {
-        let entries = addresses.into_iter().map(|address| (address.folded(), Password::of_nobody())).collect();
-        Users { entries, stand_in: Password::of_nobody() }
+        let user = || User { password: Password::of_nobody(), senders: Vec::new() };
+        let entries = addresses.into_iter().map(|address| (address.folded(), user())).collect();
+        Users { entries, stand_in: Password::of_nobody(), scram_iterations: None }
     }
 }
 
@@ -101,7 +142,7 @@ fn split(line: &str) -> Option<(&str, Option<&str>)> {
 }
 
 /// Takes one line up, or says what is wrong with it.
-fn read_line(line: &str, entries: &mut BTreeMap<Address, Password>) -> Option<String> {
+fn read_line(line: &str, entries: &mut BTreeMap<Address, User>) -> Option<String> {
     let (name, rest) = split(line)?;
     let Some(rest) = rest else {
         return Some("this is no user; write it like ann@example.org:{ARGON2ID}hash, or use postrider user add".into());
@@ -118,13 +159,25 @@ fn read_line(line: &str, entries: &mut BTreeMap<Address, Password>) -> Option<St
         Ok(password) => password,
         Err(why) => return Some(format!("{name}: {why}; set another with postrider user passwd {name}")),
     };
+    let senders = match read_senders(rest) {
+        Ok(senders) => senders,
+        Err(why) => return Some(format!("{name}: {why}; write postrider_senders=info@example.org,@shop.example")),
+    };
     match entries.entry(address) {
         Entry::Occupied(_) => Some(format!("{name} stands in this file twice; remove one of the lines")),
         Entry::Vacant(place) => {
-            place.insert(password);
+            place.insert(User { password, senders });
             None
         }
     }
+}
+
+/// Reads the other senders out of all that follows the name.
+fn read_senders(rest: &str) -> Result<Vec<SenderGrant>, String> {
+    let extra = rest.splitn(EXTRA + 1, ':').nth(EXTRA).unwrap_or_default();
+    let ours = extra.split_ascii_whitespace().filter_map(|field| field.strip_prefix(SENDERS));
+    let read = |text: &str| text.parse().map_err(|error| format!("{text:?} is no sender: {error}"));
+    ours.flat_map(|list| list.split(',')).map(read).collect()
 }
 
 /// Whether an address can be a user's: its local-part becomes the name of a folder and the first field of a line.
@@ -162,6 +215,7 @@ mod tests {
     use super::*;
 
     const BLF: &str = "{BLF-CRYPT}$2y$05$xsrQ1OZpLaAyD9mH8qIU0.XgdBqPrnctCnHba5Zz9tiUDIRMAAssS";
+    const SCRAM: &str = "{SCRAM-SHA-256}4096,lgHqjYryQ5SFIjD4XvwRuA==,8xjx7VI4BmINyQCzosPEEkj+Ior6lzJywyxBXcfKk0U=,du77hf5JLTn7uGtuaKAw8vUtb1rKC/wYivLXO48Acms=";
     const SHA: &str = "{SHA512-CRYPT}$6$rounds=1000$puIxURy2R1gQPeVj$ZdxBiDTX69TEUNcGKrkuUuGI3H.Q0/FwciQTIW6TgqJvg6thaDrHFzI81se/AxM4ifMzjX4gBPC0yG4LHhkCp0";
 
     fn parse(text: &str) -> Result<Users, LocatedError> {
@@ -194,6 +248,41 @@ mod tests {
     }
 
     #[test]
+    fn other_senders_stand_among_the_extra_fields() {
+        let users = parse(&format!(
+            "ann@x.org:{BLF}::::::userdb_mail=maildir:~/m postrider_senders=info@x.org,@shop.example\n\
+             bob@x.org:{BLF}:::postrider_senders=info@x.org\ncarol@x.org:{BLF}\n"
+        ))
+        .unwrap();
+        for (user, sender, may) in [
+            ("ann@x.org", "ANN@x.org", true),
+            ("Ann@x.org", "Info@X.org", true),
+            ("ann@x.org", "anyone@shop.example", true),
+            ("ann@x.org", "anyone@a.shop.example", false),
+            ("ann@x.org", "bob@x.org", false),
+            ("bob@x.org", "info@x.org", false),
+            ("carol@x.org", "carol@x.org", true),
+            ("nobody@x.org", "nobody@x.org", false),
+        ] {
+            assert_eq!(users.may_send_as(&address(user), &address(sender)), may, "{user} as {sender}");
+        }
+    }
+
+    #[test]
+    fn scram_is_for_all_or_for_none() {
+        let text = format!("a@x.org:{SCRAM}\n");
+        let users = parse(&text).unwrap();
+        assert_eq!(users.scram_iterations(), Some(4096));
+        assert!(users.verify(&address("a@x.org"), b"correct horse"), "and by its password too");
+        assert_eq!(users.scram_keys(&address("A@x.org")).unwrap().iterations(), 4096);
+        assert!(users.scram_keys(&address("b@x.org")).is_none());
+        let mixed = parse(&format!("{text}b@x.org:{BLF}\n")).unwrap();
+        assert_eq!(mixed.scram_iterations(), None);
+        assert!(mixed.scram_keys(&address("b@x.org")).is_none());
+        assert_eq!(Users::default().scram_iterations(), None);
+    }
+
+    #[test]
     fn each_error_names_line_and_mend() {
         for (text, line, what) in [
             ("ann@example.org".to_owned(), 1, "write it like"),
@@ -207,6 +296,8 @@ mod tests {
             (format!("# x\nann@example.org:{BLF}\nANN@example.org:{BLF}"), 3, "twice"),
             ("ann@example.org:".to_owned(), 1, "user passwd"),
             ("ann@example.org:{MD5}x".to_owned(), 1, "MD5"),
+            (format!("ann@example.org:{BLF}::::::postrider_senders=info"), 1, "\"info\" is no sender"),
+            (format!("ann@example.org:{BLF}::::::postrider_senders="), 1, "is no sender"),
         ] {
             let error = parse(&text).unwrap_err();
             assert_eq!(error.line, Some(line), "{text}");

@@ -7,8 +7,9 @@ use std::io::{self, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
+use support::ended::Ended;
 use support::skip;
 use tempfile::TempDir;
 
@@ -60,46 +61,6 @@ impl Host {
 
     fn users(&self) -> String {
         fs::read_to_string(self.path("users")).unwrap()
-    }
-}
-
-/// What a run came to.
-#[derive(Debug)]
-struct Ended {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-impl Ended {
-    fn is(self, code: i32) -> Ended {
-        assert_eq!(self.code, Some(code), "{self:#?}");
-        assert!(!self.err.contains("panicked"), "{self:#?}");
-        self
-    }
-
-    /// Ended with this code and a message that has these words.
-    fn fails(self, code: i32, words: &str) -> Ended {
-        let ended = self.is(code);
-        assert!(ended.err.starts_with("postrider: ") && ended.err.contains(words), "{words}\n{ended:#?}");
-        ended
-    }
-
-    fn says(self, words: &str) -> Ended {
-        assert!(self.out.contains(words), "{words}\n{self:#?}");
-        self
-    }
-
-    fn says_not(self, words: &str) -> Ended {
-        assert!(!self.out.contains(words), "{words}\n{self:#?}");
-        self
-    }
-}
-
-impl From<Output> for Ended {
-    fn from(output: Output) -> Ended {
-        let text = |octets| String::from_utf8(octets).unwrap();
-        Ended { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
     }
 }
 
@@ -335,17 +296,23 @@ fn typed(host: &Host, verb: &str, lines: &[&str]) -> (Ended, String) {
 }
 
 #[test]
-fn dovecot_takes_our_hash() {
+fn dovecot_takes_our_hashes() {
     let host = Host::new();
     host.add("ann@example.org", "correct horse");
-    let users = host.users();
-    let hash = users.trim_end().split_once(':').unwrap().1;
-    let doveadm = |password: &str| Command::new("doveadm").args(["pw", "-t", hash, "-p", password]).output();
-    let Ok(right) = doveadm("correct horse") else {
-        return skip("dovecot_takes_our_hash", "doveadm is not installed");
-    };
-    assert!(right.status.success(), "{right:?}");
-    assert!(!doveadm("wrong horse").unwrap().status.success());
+    let password = "correct horse\n";
+    host.run_with(&["user", "--scram", "add", "bob@example.org"], password).is(0);
+    host.run_with(&["user", "add", "carol@example.org"], password).is(0);
+    host.run_with(&["user", "passwd", "carol@example.org", "--scram"], password).is(0);
+    for (line, scheme) in host.users().lines().zip(["{ARGON2ID}", "{SCRAM-SHA-256}100000,", "{SCRAM-SHA-256}100000,"]) {
+        let hash = line.split_once(':').unwrap().1;
+        assert!(hash.starts_with(scheme), "{line}");
+        let doveadm = |password: &str| Command::new("doveadm").args(["pw", "-t", hash, "-p", password]).output();
+        let Ok(right) = doveadm("correct horse") else { return skip("dovecot_takes_our_hashes", "no doveadm") };
+        assert!(right.status.success(), "{right:?}");
+        assert!(!doveadm("wrong horse").unwrap().status.success());
+    }
+    host.run(&["user", "remove", "ann@example.org", "--scram"]).fails(64, "only user add and user passwd know --scram");
+    host.run(&["check", "--scram"]).fails(64, "only user knows --scram");
 }
 
 #[test]
@@ -366,14 +333,14 @@ fn check_says_all_that_is_wrong_at_once() {
     let host = Host::new();
     fs::write(host.path("users"), "bad\nann@example.org:{MD5}x\nbob@far.example:{X}y\n").unwrap();
     fs::write(host.path("list"), "ann\na b@c\n").unwrap();
-    fs::write(host.path("aliases"), "bad\nx: |prog\nteam: :include:list\ngone: :include:nowhere\nlost: carol\n")
-        .unwrap();
+    fs::write(host.path("aliases"), "bad\nx: |prog\nt: :include:list\ng: :include:nowhere\nlost: carol\n").unwrap();
     fs::write(host.path("spool"), "").unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let text = fs::read_to_string(host.path("postrider.toml")).unwrap();
     let text = text.replacen("127.0.0.1:0", &taken.local_addr().unwrap().to_string(), 1);
     let text = text.replace("mail.log", "logs/mail.log").replacen("127.0.0.1:0", "192.0.2.1:110", 1);
-    fs::write(host.path("postrider.toml"), text + "[drop.senders]\nno-such-login = [\"@example.org\"]\n").unwrap();
+    let more = "[drop.senders]\nno-such-login = [\"@example.org\"]\n[tls]\ncertificate = \"none.pem\"\n";
+    fs::write(host.path("postrider.toml"), text + more).unwrap();
     let mut ended = host.run(&["check"]).is(78);
     for words in [
         "users:1: ",
@@ -384,6 +351,7 @@ fn check_says_all_that_is_wrong_at_once() {
         "list:2: ",
         "nowhere: ",
         "lost leads nowhere at carol@example.org",
+        "none.pem: ",
         "spool: ",
         "is no folder",
         "log: the folder",
@@ -406,6 +374,39 @@ fn check_warns_of_what_works_and_is_dangerous() {
     host.run(&["check"]).is(0).says("chmod o-r").says("chmod o-w").says("warning: relay.from has 198.51.100.0/24");
     fs::write(host.path("postrider.toml"), text.replace("198.51.100.0/24", "0.0.0.0/0")).unwrap();
     host.run(&["check"]).is(78).says("error: relay.from has 0.0.0.0/0").says("open relay");
+}
+
+#[test]
+fn check_looks_where_mail_for_other_hosts_goes() {
+    let host = Host::new();
+    host.add("ann@example.org", "secret");
+    fs::write(host.path("aliases"), "info: x@far.example\n").unwrap();
+    let text = fs::read_to_string(host.path("postrider.toml")).unwrap();
+    let own = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let listen = text.replacen("127.0.0.1:0", &own.to_string(), 1);
+    let of = |text: &str, more: &str| {
+        fs::write(host.path("postrider.toml"), format!("{text}{more}\n")).unwrap();
+        host.run(&["check"])
+    };
+    of(&listen, &format!("[relay]\nsmarthost = \"{own}\"")).is(78).says("error: relay.smarthost: ").says("itself");
+    of(&listen, "[relay]\nsmarthost = \"192.0.2.7:587\"").is(0).says("ok: relay.smarthost: 192.0.2.7:587 is at");
+    of(&text, "[relay]\nsrs_secret = \"short\"").is(78).says("at least 16 characters");
+    of(&text, "[relay]\nsrs_secret = \"0123456789abcdef\"").is(0).says("may read relay.srs_secret");
+    fs::set_permissions(host.path("postrider.toml"), fs::Permissions::from_mode(0o600)).unwrap();
+    of(&text, "[relay]\nsrs_secret = \"0123456789abcdef\"").is(0).says_not("srs_secret").says_not("alias info");
+    let open = text.replacen("127.0.0.1:0", "0.0.0.0:0", 1);
+    of(&open, "").is(0).says("warning: ").says("the alias info leads to another host");
+    of(
+        &text,
+        "[relay]\nsmarthost_sender = \"a@b.example\"\n[delivery]\nthreads = 1\nremote_port = 26\nwarn_after = \"5d\"",
+    )
+    .is(0)
+    .says("warning: relay.smarthost_sender")
+    .says("warning: delivery.threads")
+    .says("warning: delivery.remote_port")
+    .says("warning: delivery.warn_after");
+    of(&listen, &format!("[relay]\nsmarthost = \"{own}\"")).is(78);
+    host.run(&["check", "--offline"]).is(0).says_not("relay.smarthost");
 }
 
 #[test]
@@ -448,16 +449,13 @@ fn root_looks_with_the_eyes_of_run_as_and_keeps_the_users_file_readable_to_it() 
     host.run(&["user", "list"]).is(0).says("ann@example.org");
     fs::create_dir(host.path("spool")).unwrap();
     host.run(&["check"]).is(78).says("chown -R nobody").says("users: 1");
-    own(&host.path("spool"), &nobody);
-    own(host.folder.path(), &nobody);
+    let own = |path: &Path| nix::unistd::chown(path, Some(nobody.uid), Some(nobody.gid)).unwrap();
+    own(&host.path("spool"));
+    own(host.folder.path());
     host.run(&["check"]).is(0).says("ok: run_as");
     host.add("bob@example.org", "secret");
     assert_eq!(fs::metadata(host.path("users")).unwrap().uid(), 0);
-    own(&host.path("users"), &nobody);
+    own(&host.path("users"));
     host.add("carol@example.org", "secret");
     assert_eq!(fs::metadata(host.path("users")).unwrap().uid(), nobody.uid.as_raw());
-}
-
-fn own(path: &Path, account: &nix::unistd::User) {
-    nix::unistd::chown(path, Some(account.uid), Some(account.gid)).unwrap();
 }

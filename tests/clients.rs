@@ -10,6 +10,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
+use postrider::mail::sasl::client::{Login, Setting};
+use postrider::mail::sasl::{self, Bindings, Secret};
+use postrider::users::{self, Users};
 use support::{Client, PASSWORD, Server, eventually, files, have};
 
 const MESSAGE: &str = "From: Sender <sender@far.example>\r\nTo: ann@example.org\r\nSubject: by hand\r\n\r\n\
@@ -228,7 +231,8 @@ impl Dovecot {
             )
         };
         let text = format!(
-            "{words}base_dir = {root}/dovecot\nstate_dir = {root}/dovecot-state\nlog_path = {root}/dovecot.log\n\
+            "{words}auth_mechanisms = plain login scram-sha-256\nbase_dir = {root}/dovecot\n\
+             state_dir = {root}/dovecot-state\nlog_path = {root}/dovecot.log\n\
              ssl = no\nprotocols = imap\nfirst_valid_uid = 1\nfirst_valid_gid = 1\nmail_uid = mail\nmail_gid = mail\n\
              service imap-login {{\n chroot =\n inet_listener imap {{\n  port = {}\n }}\n inet_listener imaps {{\n  port = 0\n }}\n}}\n\
              service anvil {{\n chroot =\n}}\n",
@@ -311,6 +315,58 @@ fn dovecot_and_pop3_share_mailbox_and_users() {
     pop3.ask("QUIT", "+OK");
     eventually("IMAP sees it go", || imap(&mut client, "NOOP").contains("EXPUNGE"));
     assert_eq!(maildir_files(&server).len(), 1);
+}
+
+#[test]
+fn dovecot_takes_our_users_file_and_our_scram() {
+    let test = "dovecot_takes_our_users_file_and_our_scram";
+    if !have("dovecot", test) {
+        return;
+    }
+    if !nix::unistd::geteuid().is_root() {
+        return support::skip(test, "Dovecot is started by root");
+    }
+    let server = Server::prepared("", "");
+    let entry = users::scram(PASSWORD.as_bytes());
+    let line = format!("ann@example.org:{entry}::::::postrider_senders=info@example.org,@shop.example\n");
+    fs::write(server.path("users"), &line).unwrap();
+    Users::parse(&server.path("users"), &line).unwrap();
+    run(Command::new("chown").args(["-R", "mail:mail"]).arg(server.folder.path()), "");
+    let dovecot = Dovecot::start(&server);
+    eventually("Dovecot listens", || std::net::TcpStream::connect(dovecot.address).is_ok());
+    let mut client = Client::connect(dovecot.address);
+    client.line();
+    imap(&mut client, &format!("LOGIN ann@example.org \"{PASSWORD}\""));
+    assert!(authenticate(&dovecot, PASSWORD).starts_with("a OK"));
+    assert!(authenticate(&dovecot, "wrong").starts_with("a NO"));
+}
+
+/// Logs in by SCRAM, and returns what Dovecot says in the end; a yes was proved.
+fn authenticate(dovecot: &Dovecot, password: &str) -> String {
+    let mut connection = Client::connect(dovecot.address);
+    connection.line();
+    let login = Login::Password { name: "ann@example.org".into(), password: Secret(password.into()) };
+    let (bindings, server) = (Bindings::default(), ("localhost".to_owned(), 143));
+    let setting = Setting { protected: true, bindings, nonce: "fyko+d2lbbFgONRv9qkxdawL".into(), server };
+    let start = sasl::client::begin("PLAIN SCRAM-SHA-256", login, setting).unwrap();
+    connection.send(format!("a AUTHENTICATE {}\r\n", start.mechanism).as_bytes());
+    let (mut initial, mut exchange) = (start.initial, start.exchange);
+    loop {
+        let said = connection.line();
+        let Some(challenge) = said.strip_prefix("+") else {
+            assert!(!said.starts_with("a OK") || exchange.accepted(None).is_ok());
+            return said;
+        };
+        let line = match initial.take() {
+            Some(initial) => initial,
+            None => {
+                let (line, next) = exchange.respond(challenge.trim()).unwrap();
+                exchange = next;
+                line
+            }
+        };
+        connection.send(format!("{line}\r\n").as_bytes());
+    }
 }
 
 fn maildir_files(server: &Server) -> Vec<PathBuf> {

@@ -108,7 +108,7 @@ fn an_error_of_the_disk_is_never_called_good() {
     if !have("strace", "an_error_of_the_disk_is_never_called_good") {
         return;
     }
-    // Calls are counted for each thread by itself: these are the writer's.
+    // Calls are counted for each thread by itself: these are the writer's, once the certificate was made.
     for (what, replies) in [
         (&["syncfs:error=EIO:when=2"][..], &["250", "451 4.3.0", "250"][..]),
         (&["rename:error=EIO:when=1"], &["451 4.3.0", "250"]),
@@ -121,6 +121,8 @@ fn an_error_of_the_disk_is_never_called_good() {
         for folder in ["tmp", "new", "cur"] {
             fs::create_dir_all(server.path("spool/mail/example.org/ann").join(folder)).unwrap();
         }
+        server.run();
+        server.stop();
         run_with(&mut server, what);
         let said: Vec<String> =
             (0..replies.len()).map(|at| try_send(&server, &["ann@example.org"], &format!("m{at}"))).collect();

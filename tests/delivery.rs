@@ -174,7 +174,7 @@ fn what_nobody_can_be_told_goes_to_failed_and_can_be_tried_again_by_hand() {
     let [report] = with_suffix(&server, "failed", ".report")[..].to_vec().try_into().unwrap();
     assert!(fs::read_to_string(message).unwrap().ends_with("hello\r\n"));
     let report = fs::read_to_string(report).unwrap();
-    assert!(report.contains("postmaster@example.org does not have it: 550 5.4.7 given up"), "{report}");
+    assert!(report.contains("postmaster@example.org does not have it: 451 4.3.0 "), "{report}");
     assert!(!report.contains("hello"), "{report}");
     // Tried again by hand, as the report says, with its old report still there.
     let in_spool = |name: &str| server.path("spool").join(name);
@@ -184,6 +184,17 @@ fn what_nobody_can_be_told_goes_to_failed_and_can_be_tried_again_by_hand() {
     fs::rename(in_spool("failed/0TQXGV0000001.eml"), in_spool("queue/0TQXGV0000001.eml")).unwrap();
     server.wait_for("postmaster@example.org", 1);
     queue_is_empty(&server);
+}
+
+#[test]
+fn what_is_tried_again_by_hand_is_reported_again() {
+    let mut server = Server::with_spool("");
+    put(&server, ID, "X-Sender: <ann@example.org>\r\nX-Receiver: <gone@example.org>\r\n\r\nhi\r\n");
+    let state = "Target: gone@example.org\nReverse-Path: <ann@example.org>\nStatus: pending\nReported: yes\n";
+    fs::write(server.path("spool/queue/0TQXGV0000001.state"), state).unwrap();
+    server.run();
+    server.logged(&["0TQXGV0000001 reported to=ann@example.org", "what=failed"]);
+    server.wait_for("ann@example.org", 1);
 }
 
 #[test]
@@ -242,4 +253,18 @@ fn a_user_is_there_as_soon_as_the_file_says_so() {
     let line = server.logged(&[" reload-failed "]);
     assert!(line.contains("users:1") || line.contains("line 1"), "{line}");
     assert!(rcpt(&server, "carol@example.org").starts_with("250"), "a wrong file leaves the old in place");
+}
+
+#[test]
+fn what_waits_for_a_domain_arrives_here_once_the_domain_does() {
+    let server = Server::start_with(
+        "[delivery]\nretry_min = \"1s\"\nretry_max = \"1s\"\n",
+        "friend@far.example: bob@example.org",
+    );
+    say(&server, "ann@example.org", &["friend@far.example", "other@away.example"]);
+    server.logged(&[" deferred ", "to=friend@far.example", "4.4.3"]);
+    server.configure("\"example.net\"]", "\"example.net\", \"far.example\"]");
+    server.signal("HUP");
+    server.wait_for("bob@example.org", 1);
+    assert!(server.mailbox("ann@example.org").is_empty(), "nobody is told that it failed");
 }

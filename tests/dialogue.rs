@@ -3,9 +3,10 @@
 //! ```text
 //! # a comment; the file's first comment says what it shows
 //! server: connections = 3          a line for [limits]
+//! listen: submission                another port of [listen] is open
 //! config: [relay]                  a line for the end of the configuration, or for its top before the first [table]
 //! aliases: info: ann               a line for the aliases file
-//! connect smtp NAME                or pop3; a new connection, which may have a name
+//! connect smtp NAME                or pop3, or a port of listen:; a new connection, which may have a name
 //! turn NAME                        on with the connection of that name
 //! C: EHLO a.example                sent with CR LF; \r \n \0 \xNN \\ are read as in C
 //! C+ raw octets                    sent as they stand, without CR LF; the following line is sent at once
@@ -98,23 +99,33 @@ fn a_dialogue_that_is_not_spoken_as_written_fails() {
 }
 
 /// What no dialogue shows, and why.
-const NOT_SHOWN: [(&str, &str); 3] = [
+const NOT_SHOWN: [(&str, &str); 10] = [
     ("internal_error", "session and connection would have to disagree about the chunks of a message"),
+    ("address_expired", "the address would have to hold a day of three weeks ago; src/smtpd/policy.rs tests it"),
+    ("for_reports_only", "the address would have to hold the stamp of today; src/smtpd/policy.rs tests it"),
     ("BUSY", "four passwords would have to be in the check for 10 s"),
+    ("logins_busy", "as BUSY"),
+    ("tls_already", "no dialogue is spoken under TLS; tests/tls_servers.rs shows it"),
+    ("TLS_ALREADY", "as tls_already"),
+    ("shut_out", "as SHUT_OUT"),
+    ("SHUT_OUT", "this host itself, from where dialogues are spoken, never is; tests/guessing.rs shows it"),
     ("the local-part holds a control character", "no command can hold one; only tables are told this"),
 ];
 
 /// Replies whose text is made for the occasion: the function, and the beginning of what it says.
-const FORMED: [(&str, &str); 15] = [
+const FORMED: [(&str, &str); 18] = [
     ("src/mail/reply.rs greeting", "220 mail.example.org ESMTP Postrider"),
     ("src/mail/reply.rs helo", "250 mail.example.org"),
     ("src/mail/reply.rs ehlo", "250-mail.example.org"),
     ("src/mail/reply.rs bad_hello", "501 give the name of your host, or its address in brackets"),
     ("src/mail/reply.rs start_data", "354 send the message; end it with a dot on a line of its own"),
+    ("src/mail/reply.rs challenge", "334 VXNlcm5hbWU6"),
+    ("src/pop3/reply.rs challenge", "+ VXNlcm5hbWU6"),
     ("src/mail/reply.rs accepted", "250 2.0.0 accepted as *"),
     ("src/mail/reply.rs bad_address", "501 5.1.7 the domain is missing"),
     ("src/mail/reply.rs bad_parameter", "555 5.5.4 parameter AUTH is not known here"),
     ("src/mail/reply.rs addresses", "250-2.1.5 <ann@example.org>"),
+    ("src/mail/reply.rs brought_forward", "253 2.0.0 messages for that domain that are tried now: 1"),
     ("src/pop3/reply.rs greeting", "+OK mail.example.org POP3 Postrider"),
     ("src/pop3/reply.rs welcome", "+OK 3 messages, 63 octets"),
     ("src/pop3/reply.rs pair", "+OK 3 63"),
@@ -231,9 +242,10 @@ fn prepared(text: &str) -> Server {
     let of = |prefix: &str| text.lines().filter_map(|line| line.strip_prefix(prefix)).map(str::trim).collect();
     let lines = |lines: &[&str]| lines.iter().map(|line| format!("{line}\n")).collect::<String>();
     let (limits, aliases, config): (Vec<_>, Vec<_>, Vec<_>) = (of("server:"), of("aliases:"), of("config:"));
+    let listen: String = of("listen:").iter().map(|name| format!("{name} = [\"127.0.0.1:0\"]\n")).collect();
     let first_table = config.iter().position(|line| line.starts_with('[')).unwrap_or(config.len());
     let (top, tables) = config.split_at(first_table);
-    let server = Server::prepared(&format!("[limits]\n{}{}", lines(&limits), lines(tables)), &lines(&aliases));
+    let server = Server::prepared(&format!("{listen}[limits]\n{}{}", lines(&limits), lines(tables)), &lines(&aliases));
     let path = server.path("postrider.toml");
     let rest = fs::read_to_string(&path).unwrap();
     fs::write(path, lines(top) + &rest).unwrap();
@@ -244,7 +256,7 @@ impl Stage {
     fn step(&mut self, line: &str) -> Result<(), String> {
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
         match word {
-            "" | "server:" | "aliases:" | "config:" => {}
+            "" | "server:" | "aliases:" | "listen:" | "config:" => {}
             comment if comment.starts_with('#') => {}
             "connect" => self.connect(rest)?,
             "turn" if self.clients.contains_key(rest) => self.turn = rest.to_owned(),
@@ -263,8 +275,7 @@ impl Stage {
     fn connect(&mut self, what: &str) -> Result<(), String> {
         let (protocol, name) = what.split_once(' ').unwrap_or((what, ""));
         let client = match protocol {
-            "smtp" => self.server.smtp(),
-            "pop3" => self.server.pop3(),
+            "smtp" | "pop3" | "submission" => Client::connect(self.server.address(protocol)),
             other => return Err(format!("there is no {other}")),
         };
         self.turn = name.to_owned();

@@ -4,13 +4,14 @@ mod support;
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use support::account::{can_run_as, run_as, start_as};
 use support::{Server, eventually, files};
 
 /// An envelope in fields of its own.
@@ -18,6 +19,9 @@ const ENVELOPE: &str = "X-Sender: <sender@far.example>\nX-Receiver: <ann@example
                         Date: Thu, 1 Jan 2026 00:00:00 +0000\nMessage-ID: <1@far.example>\n";
 /// An envelope in what people read.
 const LETTER: &str = "From: Bob <bob@example.org>\nTo: Ann <ann@example.org>\nSubject: hello\n\nSECRET\n";
+
+/// An account that nobody else uses.
+const ACCOUNT: u32 = 54_003;
 
 /// What no report and no log may quote.
 const SECRET: &str = "SECRET";
@@ -183,6 +187,61 @@ fn what_is_no_plain_file_is_refused_and_blocks_nobody() {
 }
 
 #[test]
+fn a_name_with_a_line_end_in_it_is_a_name() {
+    let server = Server::start("");
+    put(&server, "two\nlines", LETTER);
+    put(&server, "not\n2026 INFO - forged", "Subject: x\n\n");
+    server.wait_for("ann@example.org", 1);
+    report(&server, "not\n2026 INFO - forged");
+    server.logged(&[" accepted ", "two"]);
+    server.logged(&[" drop-refused ", "forged"]);
+    assert!(!server.log().lines().any(|line| line.starts_with("2026 ") || line.starts_with("lines")));
+    assert_eq!(names(&server).len(), 2);
+}
+
+#[test]
+fn what_grows_while_it_is_read_is_taken_once_it_does_not() {
+    let server = Server::start("");
+    let (outside, line) = (server.path("outside"), "0123456789abcdef".repeat(4) + "\n");
+    fs::write(&outside, format!("{LETTER}{}", line.repeat(300_000))).unwrap();
+    let mut growing = fs::File::options().append(true).open(&outside).unwrap();
+    let writer = thread::spawn(move || {
+        for _ in 0..500 {
+            growing.write_all(b"more\n").unwrap();
+            thread::sleep(Duration::from_millis(2));
+        }
+        growing.write_all(b"the end\n").unwrap();
+    });
+    fs::rename(&outside, drop_folder(&server).join("growing")).unwrap();
+    writer.join().unwrap();
+    let found = server.wait_for("ann@example.org", 1);
+    assert!(found[0].ends_with(b"more\r\nthe end\r\n"));
+    assert_eq!(text(&found[0]).matches("more\r\n").count(), 500);
+    eventually("drop/ is empty", || files(&drop_folder(&server)).is_empty());
+}
+
+#[test]
+fn what_the_server_may_not_read_is_set_aside() {
+    if !can_run_as("what_the_server_may_not_read_is_set_aside") {
+        return;
+    }
+    let mut server = Server::prepared("", "");
+    let command = start_as(&server, ACCOUNT, run_as(ACCOUNT));
+    server.run_as(command);
+    fs::write(server.path("outside"), LETTER).unwrap();
+    fs::set_permissions(server.path("outside"), fs::Permissions::from_mode(0o000)).unwrap();
+    fs::rename(server.path("outside"), drop_folder(&server).join("m")).unwrap();
+    let report = report(&server, "m");
+    assert!(report.contains("may not read it") && report.contains("chmod"), "{report}");
+    assert_eq!(server.log().matches(" drop-").count(), 1);
+    // As the report says.
+    let folder = drop_folder(&server);
+    fs::set_permissions(folder.join("m.bad"), fs::Permissions::from_mode(0o644)).unwrap();
+    fs::rename(folder.join("m.bad"), folder.join("m")).unwrap();
+    server.wait_for("ann@example.org", 1);
+}
+
+#[test]
 fn an_owner_sends_as_himself_and_as_what_was_granted() {
     let is_root = nix::unistd::geteuid().is_root();
     if !is_root {
@@ -282,8 +341,10 @@ fn a_thousand_files_at_once_are_a_thousand_messages() {
         fs::write(server.path("many").join(format!("m{number}")), LETTER.replace("hello", &format!("n{number}.")))
             .unwrap();
     }
-    let script = format!("mv {}/* {}/", server.path("many").display(), drop_folder(&server).display());
-    assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success());
+    // Not by mv(1): it looks at each file once more, and complains of those that are taken already.
+    for path in files(&server.path("many")) {
+        fs::rename(&path, drop_folder(&server).join(path.file_name().unwrap())).unwrap();
+    }
     let found = server.wait_for("ann@example.org", 1000);
     let mut subjects: Vec<String> = found
         .iter()

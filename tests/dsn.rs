@@ -2,65 +2,21 @@
 
 mod support;
 
-use std::fs;
-use std::process::Command;
 use std::time::Duration;
 
 use postrider::mail::address::Address;
 use postrider::mail::dsn::{Action, Original, Reader, Report, Reported};
 use postrider::mail::parameter::{OriginalRecipient, Ret};
 use postrider::mail::queue_id::QueueId;
-
-/// Prints `path = value` for every part, the blocks of the second, and each defect.
-const READER: &str = r#"
-import email, email.policy, sys
-message = email.message_from_binary_file(open(sys.argv[1], "rb"), policy=email.policy.default)
-for part in message.walk():
-    for defect in part.defects:
-        print("defect =", repr(defect))
-    for name, value in part.items():
-        # Every letter outside of ASCII in an address is a defect to it, RFC 6531 or not.
-        if name != "To" or message["To"].isascii():
-            for defect in getattr(value, "defects", []):
-                print("defect =", name, repr(defect))
-print("type =", message.get_content_type())
-print("report-type =", message.get_param("report-type"))
-print("from =", message["From"].addresses[0].addr_spec)
-print("to =", message["To"].addresses[0].addr_spec)
-print("subject =", message["Subject"])
-print("reply-to-id =", message["In-Reply-To"])
-words, status, original = message.iter_parts()
-print("words =", words.get_content_type(), " ".join(words.get_content().split()))
-print("status =", status.get_content_type())
-blocks = status.get_payload()
-if status.get_content_type() == "message/global-delivery-status":
-    block, text = blocks[0], blocks[0].get_payload(decode=True)
-    blocks = [block] + [email.message_from_bytes(part, policy=email.policy.default) for part in text.split(b"\r\n\r\n")]
-for at, block in enumerate(blocks):
-    for name, value in block.raw_items():
-        value = value.encode("utf-8", "surrogateescape").decode().replace("\n", "").replace("\r", "")
-        print(f"{at}.{name} =", value)
-print("original =", original.get_content_type())
-inner = original.get_payload()
-print("inner =", (inner[0].as_string() if isinstance(inner, list) else inner).replace("\n", "|"))
-"#;
+use support::report::read_report;
 
 /// The report with its original, as Python's `email` reads it. `None` where there is no Python.
 fn read(report: &Report<'_>, original: &str, test: &str) -> Option<String> {
-    if !support::have("python3", test) {
-        return None;
-    }
-    let file = tempfile::NamedTempFile::new().unwrap();
     let returned = match report.returned() {
         Ret::Full => original,
         Ret::Headers => original.split_inclusive("\r\n\r\n").next().unwrap(),
     };
-    fs::write(file.path(), [report.head(), returned.into(), report.tail()].concat()).unwrap();
-    let output = Command::new("python3").args(["-I", "-X", "utf8", "-c", READER]).arg(file.path()).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let found = String::from_utf8(output.stdout).unwrap();
-    assert!(!found.contains("defect ="), "{found}");
-    Some(found)
+    read_report(&[report.head(), returned.into(), report.tail()].concat(), test)
 }
 
 fn address(text: &str) -> &'static Address {
@@ -98,6 +54,7 @@ fn reported(recipient: &str, action: Action, reply: &'static str) -> Reported<'s
         asked_for: address(recipient),
         action,
         reply: Some(reply),
+        gave_up: false,
         host: Some("mx.example.net [192.0.2.1]"),
         last_attempt: Some("Mon, 23 Nov 2026 15:40:00 +0000"),
         retry_until: Some("Sat, 28 Nov 2026 15:36:51 +0000"),

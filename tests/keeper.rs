@@ -4,19 +4,23 @@ mod support;
 
 use std::fs;
 use std::io::{self, Read};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use base64::prelude::{BASE64_STANDARD, Engine};
 use postrider::io::account;
 use postrider::io::keeper::message::{Answer, LONGEST_ANSWER, read_frame, write_frame};
 use postrider::io::keeper::{Allowed, Keeper};
+use postrider::io::secrets::Secrets;
+use support::hop::{Exchanger, say};
+use support::tls::{make_certificate, shown_certificate};
 use support::{PATIENCE, Server, eventually, have, is_root};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_postrider");
@@ -132,7 +136,7 @@ fn a_command_has_a_clean_environment_and_its_failure_is_told() {
         shell("kill -9 $$"),
         words(&["yes"]),
         words(&["/no/such/program"]),
-        shell("head -c 65536 /dev/zero"),
+        shell("head -c 16384 /dev/zero"),
     ];
     let keeper = started(Allowed { commands: commands.to_vec(), ..Allowed::default() });
     let run = |at: usize| keeper.run(&commands[at]).map(|output| String::from_utf8(output).unwrap());
@@ -144,13 +148,13 @@ fn a_command_has_a_clean_environment_and_its_failure_is_told() {
     for (at, parts) in [
         (2, &["sh", "ended with 3", "one\nwhy"][..]),
         (3, &["killed by signal 9"]),
-        (4, &["yes", "more than 65536"]),
+        (4, &["yes", "more than 16384"]),
         (5, &["/no/such/program", "No such file"]),
     ] {
         let error = run(at).unwrap_err().to_string();
         assert!(parts.iter().all(|part| error.contains(part)), "{error}");
     }
-    assert_eq!(run(6).unwrap().len(), 65536);
+    assert_eq!(run(6).unwrap().len(), 16384);
     let error = keeper.run(&words(&["env", "x"])).unwrap_err();
     assert!(error.kind() == io::ErrorKind::PermissionDenied && error.to_string().contains("restart"), "{error}");
 }
@@ -326,24 +330,65 @@ fn its_end_is_logged_and_the_server_serves_on_with_another() {
     server.wait_for("ann@example.org", 2);
 }
 
-#[test]
-fn a_server_without_root_says_what_works_no_longer() {
-    let test = "a_server_without_root_says_what_works_no_longer";
-    if !is_root(test) {
-        return;
-    }
-    let mut server = Server::prepared("", "");
+/// A server that gives up root for nobody, who owns its folder; nothing else.
+fn run_as_nobody(extra: &str) -> Server {
+    let mut server = Server::prepared(extra, "");
     let nobody = account::find("nobody").unwrap();
     server.configure("hostname =", "run_as = \"nobody\"\nhostname =");
     for name in ["", "postrider.toml", "users", "aliases"] {
         chown(server.path(name), Some(nobody.uid.as_raw()), Some(nobody.gid.as_raw())).unwrap();
     }
     server.run();
+    server
+}
+
+#[test]
+fn a_server_without_root_shows_renewed_keys_and_says_secrets_that_only_root_may_read() {
+    let test = "a_server_without_root_shows_renewed_keys_and_says_secrets_that_only_root_may_read";
+    if !is_root(test) || !have("openssl", test) {
+        return;
+    }
+    let of_root = tempfile::tempdir().unwrap();
+    let path = |name: &str| of_root.path().join(name);
+    make_certificate(of_root.path(), "mail.example.org");
+    fs::write(path("password"), "for root alone\n").unwrap();
+    fs::set_permissions(path("password"), fs::Permissions::from_mode(0o600)).unwrap();
+    let offers = &["AUTH PLAIN"][..];
+    let login = |line: &str| line.starts_with("AUTH").then(|| say("235 2.7.0 welcome"));
+    let listen = || TcpListener::bind("127.0.0.1:0").unwrap();
+    let (one, two) = (Exchanger::start(listen(), offers, login), Exchanger::start(listen(), offers, login));
+    let server = run_as_nobody(&format!(
+        "submissions = [\"127.0.0.1:0\"]\n[tls]\ncertificate = \"{0}/certificate.pem\"\nkey = \"{0}/key.pem\"\n\
+         [relay.domains]\n\"one.example\" = \"{1}\"\n\"two.example\" = \"{2}\"\n\
+         [relay.hops.\"{1}\"]\ntls = \"opportunistic\"\nuser = \"ann\"\npassword_file = \"{0}/password\"\n\
+         [relay.hops.\"{2}\"]\ntls = \"opportunistic\"\nuser = \"ann\"\npassword_command = [\"id\", \"-un\"]\n",
+        of_root.path().display(),
+        one.address,
+        two.address
+    ));
+    let first = shown_certificate(server.address("submissions"));
+    make_certificate(of_root.path(), "mail.example.org");
+    eventually("the other is shown", || shown_certificate(server.address("submissions")) != first);
+    server.send(&["x@one.example", "x@two.example"], "Subject: one\r\n\r\n");
+    for (hop, secret) in [(&one, "for root alone"), (&two, "nobody")] {
+        let login = format!("AUTH PLAIN {}", BASE64_STANDARD.encode(format!("\0ann\0{secret}")));
+        eventually("the hop has the mail", || hop.messages().len() == 1);
+        assert!(hop.lines().contains(&login), "{:?}", hop.lines());
+    }
+}
+
+#[test]
+fn a_server_without_root_says_what_works_no_longer() {
+    let test = "a_server_without_root_says_what_works_no_longer";
+    if !is_root(test) {
+        return;
+    }
+    let server = run_as_nobody("");
     let owner = |pid: &str| {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         status.lines().find(|line| line.starts_with("Uid:")).unwrap().to_owned()
     };
-    let uid = nobody.uid;
+    let uid = account::find("nobody").unwrap().uid;
     assert_eq!(owner(&server.pid().to_string()), format!("Uid:\t{uid}\t{uid}\t{uid}\t{uid}"));
     let pid = second_process(&server);
     assert_eq!(owner(&pid), "Uid:\t0\t0\t0\t0");
@@ -392,95 +437,4 @@ fn check_says_what_root_will_do_and_what_it_will_not() {
     line("warning: ", "postrider.toml", "chown root");
     fs::set_permissions(path("key"), fs::Permissions::from_mode(0o644)).unwrap();
     assert!(check().contains("chmod o-rwx"));
-}
-
-#[test]
-fn the_units_have_no_mistake() {
-    if !have("systemd-analyze", "the_units_have_no_mistake") {
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    for unit in ["postrider.service", "postrider.socket"] {
-        let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("etc").join(unit)).unwrap();
-        fs::write(folder.path().join(unit), text.replace("/usr/local/sbin/postrider", BINARY)).unwrap();
-    }
-    let mut analyze = Command::new("systemd-analyze");
-    analyze.args(["--man=no", "verify", "./postrider.service", "./postrider.socket"]).current_dir(folder.path());
-    let ended = analyze.output().unwrap();
-    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
-    assert!(ended.status.success() && !said.contains("postrider."), "{said}");
-}
-
-/// What systemd does: binds, and hands the sockets over from number 3 on.
-const ACTIVATE: &str = "
-import os, socket, sys
-sockets = [socket.socket() for _ in range(2)]
-for one in sockets:
-    one.bind(('127.0.0.1', 0))
-    one.listen()
-numbers = [os.dup(os.dup(os.dup(one.fileno()))) for one in sockets]
-for at, number in enumerate(numbers):
-    os.dup2(number, 30 + at)
-for at in range(2):
-    os.dup2(30 + at, 3 + at, inheritable=True)
-os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='2', LISTEN_FDNAMES=sys.argv[1])
-os.execv(sys.argv[2], sys.argv[2:])
-";
-
-fn activated(server: &Server, names: &str) -> Command {
-    let mut command = Command::new("python3");
-    command.args(["-c", ACTIVATE, names]).arg(BINARY).arg("serve").arg("--config").arg(server.path("postrider.toml"));
-    command
-}
-
-#[test]
-fn sockets_that_are_passed_in_are_used_in_the_place_of_those_named() {
-    if !have("python3", "sockets_that_are_passed_in_are_used_in_the_place_of_those_named") {
-        return;
-    }
-    let mut server = Server::prepared("", "");
-    // Nobody but root may listen there, and nobody has this address.
-    server.configure("smtp = [\"127.0.0.1:0\"]", "smtp = [\"192.0.2.1:25\"]");
-    let command = activated(&server, "pop3:smtp");
-    server.run_as(command);
-    server.smtp().expect("220");
-    server.pop3().expect("+OK");
-    let reach = |address: SocketAddr| TcpStream::connect(address).is_ok();
-    assert!(reach(server.smtp_address()) && reach(server.pop3_address()));
-    server.send(&["ann@example.org"], "Subject: one\r\n\r\n");
-    server.wait_for("ann@example.org", 1);
-    assert_eq!(server.stop(), Some(0));
-
-    let ended = activated(&server, "pop3:imap").output().unwrap();
-    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
-    assert!(!ended.status.success(), "{said}");
-    server.configure("smtp = [\"192.0.2.1:25\"]", "smtp = []");
-    let ended = activated(&server, "pop3:imap").output().unwrap();
-    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
-    assert!(
-        ended.status.code() == Some(78) && said.contains("\"imap\"") && said.contains("FileDescriptorName"),
-        "{said}"
-    );
-}
-
-#[test]
-fn who_started_it_hears_how_it_is() {
-    let mut server = Server::prepared("", "");
-    let socket = UnixDatagram::bind(server.path("notify")).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    let hear = || {
-        let mut octets = [0; 512];
-        let count = socket.recv(&mut octets).unwrap();
-        String::from_utf8(octets[..count].to_vec()).unwrap()
-    };
-    let mut command = server.command();
-    command.env("NOTIFY_SOCKET", server.path("notify"));
-    server.run_as(command);
-    assert_eq!(hear(), "READY=1\n");
-    server.signal("HUP");
-    assert!(hear().starts_with("RELOADING=1\nMONOTONIC_USEC="));
-    assert_eq!(hear(), "READY=1\n");
-    server.signal("TERM");
-    assert_eq!(hear(), "STOPPING=1\n");
-    eventually("it has stopped", || server.exited().is_some());
 }

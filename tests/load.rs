@@ -5,8 +5,10 @@ mod support;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::collections::{HashMap, HashSet};
+use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -17,8 +19,15 @@ use support::{Client, Server, eventually};
 struct Load {
     address: Mutex<SocketAddr>,
     stop: AtomicBool,
-    acknowledged: Mutex<Vec<String>>,
+    acknowledged: Mutex<Vec<Sent>>,
 }
+
+/// The name of a message, and whose mailboxes it goes to.
+type Sent = (String, &'static [&'static str]);
+
+const ANN: &[&str] = &["ann@example.org"];
+const BOTH: &[&str] = &["ann@example.org", "bob@example.org"];
+const LIST: &[&str] = &["team@example.org"];
 
 /// Sends messages, one after another, until told to stop; connects anew whenever the server is gone.
 fn send_on(load: &Load, client: usize) {
@@ -38,28 +47,69 @@ fn session(load: &Load, address: SocketAddr, client: usize, number: &mut usize) 
     let mut ask = |octets: &[u8], code: &str| {
         stream.write_all(octets)?;
         let mut line = String::new();
-        reader.read_line(&mut line)?;
+        while line.is_empty() || line.as_bytes().get(3) == Some(&b'-') {
+            line.clear();
+            if reader.read_line(&mut line)? == 0 {
+                break;
+            }
+        }
         if line.starts_with(code) { Ok(()) } else { Err(io::Error::other(line)) }
     };
     ask(b"", "220")?;
-    ask(b"HELO client.example\r\n", "250")?;
+    ask(b"EHLO client.example\r\n", "250")?;
     while !load.stop.load(Ordering::Relaxed) {
         let name = format!("m-{client}-{number}");
         *number += 1;
+        // Most end in one mailbox by a rename; some are copied, as several recipients or a list.
+        let (recipients, mailboxes) = match (client + *number) % 8 {
+            0 => (BOTH, BOTH),
+            1 => (LIST, BOTH),
+            _ => (ANN, ANN),
+        };
         ask(b"MAIL FROM:<sender@far.example>\r\n", "250")?;
-        ask(b"RCPT TO:<ann@example.org>\r\n", "250")?;
-        ask(b"DATA\r\n", "354")?;
-        let body = "y".repeat(70) + "\r\n";
-        ask(format!("Subject: {name}\r\n\r\n{}END-{name}\r\n.\r\n", body.repeat(40)).as_bytes(), "250")?;
-        load.acknowledged.lock().unwrap().push(name);
+        for recipient in recipients {
+            ask(format!("RCPT TO:<{recipient}>\r\n").as_bytes(), "250")?;
+        }
+        let text = message(&name);
+        if (*number).is_multiple_of(2) {
+            ask(b"DATA\r\n", "354")?;
+            ask(format!("{text}.\r\n").as_bytes(), "250")?;
+        } else {
+            let (first, last) = text.split_at(text.len() / 3);
+            ask(format!("BDAT {}\r\n{first}", first.len()).as_bytes(), "250")?;
+            ask(format!("BDAT {} LAST\r\n{last}", last.len()).as_bytes(), "250")?;
+        }
+        load.acknowledged.lock().unwrap().push((name, mailboxes));
     }
     Ok(())
 }
 
+fn message(name: &str) -> String {
+    let line = "y".repeat(70) + "\r\n";
+    format!("Subject: {name}\r\n\r\n{}END-{name}\r\n", line.repeat(40))
+}
+
+/// Drops messages, whether a server runs or not: what is in the folder is as good as acknowledged.
+fn drop_on(load: &Load, folder: &Path) {
+    let outside = folder.join("outside");
+    for number in 0.. {
+        if load.stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let name = format!("d-{number}");
+        let (receivers, mailboxes) = if number % 8 == 0 { (LIST, BOTH) } else { (ANN, ANN) };
+        let envelope = format!("X-Sender: <sender@far.example>\nX-Receiver: <{}>\n", receivers[0]);
+        fs::write(&outside, envelope + &message(&name)).unwrap();
+        fs::rename(&outside, folder.join("spool/drop").join(&name)).unwrap();
+        load.acknowledged.lock().unwrap().push((name, mailboxes));
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// How often each message is in the mailbox. None may be torn.
-fn found(server: &Server) -> HashMap<String, usize> {
+fn found(server: &Server, address: &str) -> HashMap<String, usize> {
     let mut found = HashMap::new();
-    for message in server.mailbox("ann@example.org") {
+    for message in server.mailbox(address) {
         let text = String::from_utf8(message).unwrap();
         let name = text.split("Subject: ").nth(1).and_then(|rest| rest.lines().next()).expect("a subject").to_owned();
         assert!(text.ends_with(&format!("END-{name}\r\n")), "torn: {text}");
@@ -70,18 +120,20 @@ fn found(server: &Server) -> HashMap<String, usize> {
 
 #[test]
 fn two_hundred_clients_lose_nothing_when_the_server_is_killed_ten_times() {
-    let mut server = Server::start("");
+    let mut server = Server::start_with("", "team: ann, bob\n");
     let load = Arc::new(Load {
         address: Mutex::new(server.smtp_address()),
         stop: AtomicBool::new(false),
         acknowledged: Mutex::default(),
     });
-    let clients: Vec<_> = (0..200)
-        .map(|client| {
-            let load = load.clone();
-            thread::Builder::new().stack_size(256 * 1024).spawn(move || send_on(&load, client)).unwrap()
-        })
-        .collect();
+    let thread = || thread::Builder::new().stack_size(256 * 1024);
+    let clients = (0..200).map(|client| {
+        let load = load.clone();
+        thread().spawn(move || send_on(&load, client)).unwrap()
+    });
+    let mut senders: Vec<_> = clients.collect();
+    let (folder, dropping) = (server.folder.path().to_owned(), load.clone());
+    senders.push(thread().spawn(move || drop_on(&dropping, &folder)).unwrap());
     for round in 0..10u64 {
         // A little longer each time, so that the kill meets every moment of the start and of the load.
         thread::sleep(Duration::from_millis(100 + 77 * round));
@@ -90,17 +142,25 @@ fn two_hundred_clients_lose_nothing_when_the_server_is_killed_ten_times() {
         *load.address.lock().unwrap() = server.smtp_address();
     }
     load.stop.store(true, Ordering::Relaxed);
-    clients.into_iter().for_each(|client| client.join().unwrap());
+    senders.into_iter().for_each(|sender| sender.join().unwrap());
     let acknowledged = load.acknowledged.lock().unwrap().clone();
-    assert!(acknowledged.len() > 200, "only {} were acknowledged", acknowledged.len());
-    eventually("the queue is empty", || support::files(&server.path("spool/queue")).is_empty());
-    let found = found(&server);
-    let lost: Vec<_> = acknowledged.iter().filter(|name| !found.contains_key(*name)).collect();
-    let doubled: Vec<_> = found.iter().filter(|(_, count)| **count > 1).collect();
-    assert!(lost.is_empty() && doubled.is_empty(), "lost {lost:?}, doubled {doubled:?}");
+    let dropped = acknowledged.iter().filter(|(name, _)| name.starts_with("d-")).count();
+    let copied = acknowledged.iter().filter(|(_, mailboxes)| *mailboxes == BOTH).count();
+    assert!(acknowledged.len() - dropped > 200 && dropped > 50 && copied > 20, "too few: {}", acknowledged.len());
+    for folder in ["drop", "queue"] {
+        eventually("all is delivered", || support::files(&server.path("spool").join(folder)).is_empty());
+    }
+    for address in BOTH {
+        let found = found(&server, address);
+        let expected = acknowledged.iter().filter(|(_, mailboxes)| mailboxes.contains(address));
+        let lost: Vec<_> = expected.filter(|(name, _)| !found.contains_key(name)).collect();
+        let doubled: Vec<_> = found.iter().filter(|(_, count)| **count > 1).collect();
+        assert!(lost.is_empty() && doubled.is_empty(), "{address}: lost {lost:?}, doubled {doubled:?}");
+    }
     let once: HashSet<_> = acknowledged.iter().collect();
     assert_eq!(once.len(), acknowledged.len());
-    println!("acknowledged {}, found {}, lost 0, doubled 0", acknowledged.len(), found.len());
+    assert!(support::files(&server.path("spool/failed")).is_empty());
+    println!("acknowledged {}, dropped {dropped}, copied {copied}, lost 0, doubled 0", acknowledged.len());
 }
 
 #[test]

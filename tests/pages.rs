@@ -210,6 +210,7 @@ fn value_on_page(text: &str) -> String {
         "ms" => (1, " ms"),
         "s" => (1000, " ms"),
         "min" => (60_000, " ms"),
+        "days" => (86_400_000, " ms"),
         _ => panic!("{text} has an unknown unit"),
     };
     format!("{}{unit}", number * scale)
@@ -324,7 +325,8 @@ fn whole_state(via: Via, status: Status) -> State {
     let recipient = "all@example.org".parse().unwrap();
     let reverse_path = ReversePath::Address("ann@example.org".parse().unwrap());
     let (reply, host) = (Some("451 4.7.1 later".to_owned()), Some("mx.example.net".to_owned()));
-    let target = Target { address, via, recipient, reverse_path, status, reply, host, when: at, told: Told::End };
+    let (when, told, gave_up) = (at, Told::End, true);
+    let target = Target { address, via, recipient, reverse_path, status, gave_up, reply, host, when, told };
     State { attempts: 1, waited: Duration::ZERO, next_attempt: at, retry_in: Duration::ZERO, targets: vec![target] }
 }
 
@@ -350,6 +352,12 @@ fn the_page_has_every_line_of_a_state_file() {
     let vias = [Via::Mailbox, Via::NextHop, Via::Alias].map(|via| whole_state(via, Status::Pending));
     let statuses = [Status::Pending, Status::Delivered, Status::Failed].map(|status| whole_state(Via::Alias, status));
     assert_eq!(words_of("Via"), printed("Via", vias.to_vec()));
+    let told = [Told::Nothing, Told::Late, Told::End].map(|told| {
+        let mut state = whole_state(Via::Mailbox, Status::Failed);
+        state.targets[0].told = told;
+        state
+    });
+    assert_eq!(words_of("Reported"), printed("Reported", told.to_vec()));
     // The default, pending, is named twice.
     assert_eq!(words_of("Status"), printed("Status", statuses.to_vec()));
 }

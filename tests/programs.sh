@@ -2,16 +2,19 @@
 # Installs the programs that tests speak with, where this account may; tests that lack one skip themselves and say so.
 set -u
 wanted="swaks:swaks msmtp:msmtp mpop:mpop fetchmail:fetchmail dovecot:dovecot-imapd doveadm:dovecot-core curl:curl \
-python3:python3 strace:strace postfix:postfix mandoc:mandoc nsd:nsd ip:iproute2"
+python3:python3 strace:strace postfix:postfix mandoc:mandoc nsd:nsd ip:iproute2 openssl:openssl"
 packages=
 for pair in $wanted; do
     program=${pair%%:*}
     PATH="$PATH:/usr/sbin:/sbin" command -v "$program" >/dev/null 2>&1 || packages="$packages ${pair#*:}"
 done
+# Without it swaks knows no TLS.
+perl -MNet::SSLeay -e 1 2>/dev/null || packages="$packages libnet-ssleay-perl"
 # Debian installs one mail server at a time: those beside Postfix are only unpacked, for which no account needs a right.
+# So is fail2ban, which would start to watch this host.
 unpack() {
-    for package in exim4-daemon-light opensmtpd; do
-        place=target/tmp/unpacked/$package
+    for package in exim4-daemon-light opensmtpd fail2ban; do
+        place=${CARGO_TARGET_DIR:-target}/tmp/unpacked/$package
         [ ! -d "$place" ] || continue
         rm -rf "$place.new" && mkdir -p "$place.new/tree" || return
         if (cd "$place.new" && apt-get download "$package" && dpkg -x ./*.deb tree) >/dev/null 2>&1; then

@@ -4,9 +4,10 @@ mod support;
 
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
+use support::ended::Ended;
 use support::{Server, eventually, files, skip};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_postrider");
@@ -14,45 +15,6 @@ const BINARY: &str = env!("CARGO_BIN_EXE_postrider");
 const ONE: &str = "0TQXGV0000001";
 const TWO: &str = "0TQXGV0000002";
 const THREE: &str = "0TQXGV0000003";
-
-/// What a run came to.
-#[derive(Debug)]
-struct Ended {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-impl Ended {
-    fn is(self, code: i32) -> Ended {
-        assert_eq!(self.code, Some(code), "{self:#?}");
-        assert!(!self.err.contains("panicked"), "{self:#?}");
-        self
-    }
-
-    fn says(self, words: &str) -> Ended {
-        assert!(self.out.contains(words), "{words}\n{self:#?}");
-        self
-    }
-
-    fn says_not(self, words: &str) -> Ended {
-        assert!(!self.out.contains(words), "{words}\n{self:#?}");
-        self
-    }
-
-    fn fails(self, code: i32, words: &str) -> Ended {
-        let ended = self.is(code);
-        assert!(ended.err.starts_with("postrider: ") && ended.err.contains(words), "{words}\n{ended:#?}");
-        ended
-    }
-}
-
-impl From<Output> for Ended {
-    fn from(output: Output) -> Ended {
-        let text = |octets| String::from_utf8(octets).unwrap();
-        Ended { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
-    }
-}
 
 fn queue(server: &Server, words: &[&str]) -> Ended {
     let mut command = Command::new(BINARY);
@@ -65,9 +27,15 @@ fn put(server: &Server, place: &str, id: &str, envelope: (&str, &str), state: &s
     let (from, to) = envelope;
     let folder = server.path("spool").join(place);
     let text = format!("X-Sender: <{from}>\nX-Receiver: <{to}>\nFrom: {from}\nSubject: for {to}\n\nhello\n");
-    fs::write(folder.join(format!("{id}.eml")), text).unwrap();
+    // Long enough ago that a touch is seen to come later: the clock of a file system ticks every few milliseconds.
+    let write = |name: String, text: &str, seconds| {
+        fs::write(folder.join(&name), text).unwrap();
+        let written = std::time::SystemTime::now() - std::time::Duration::from_secs(seconds);
+        fs::File::open(folder.join(&name)).unwrap().set_modified(written).unwrap();
+    };
+    write(format!("{id}.eml"), &text, 2);
     if !state.is_empty() {
-        fs::write(folder.join(format!("{id}.state")), state).unwrap();
+        write(format!("{id}.state"), state, 1);
     }
 }
 

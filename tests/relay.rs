@@ -4,11 +4,12 @@ mod support;
 
 use std::time::{Duration, Instant};
 
+use postrider::mail::address::ReversePath;
 use postrider::mail::envelope::Recipient;
-use postrider::mail::parameter::RcptParameters;
-use postrider::relay::{Offers, Stage};
+use postrider::mail::parameter::{MailParameters, RcptParameters};
+use postrider::relay::{Offers, Stage, Transaction};
 use support::hop::{Act, Heard, Hop, say, usual};
-use support::parcel::{LONG, Letter, SHORT, open, outcomes, send, send_with, short};
+use support::parcel::{LONG, Letter, SHORT, open, outcomes, recipients, send, send_with, short};
 
 const TAKEN: &str = "delivered 250 2.0.0 taken";
 
@@ -92,11 +93,19 @@ fn recipients_that_are_too_many_go_in_the_next_transaction() {
 }
 
 #[test]
-fn a_hop_that_takes_one_at_a_time_is_not_asked_for_ever() {
-    let (outcomes, heard) = deliver(narrow(&["PIPELINING"], 1, "452 4.5.3 too many"), 250, &mut Letter::new("x\r\n"));
-    assert_eq!(heard.count("MAIL"), 200);
-    assert_eq!(outcomes.iter().filter(|outcome| *outcome == TAKEN).count(), 200);
-    assert!(outcomes.iter().all(|outcome| outcome == TAKEN || outcome.starts_with("deferred 451 4.5.3 ")));
+fn each_transaction_ends_before_the_next_begins() {
+    let mut letter = Letter::new("x\r\n");
+    let hop = narrow(&["PIPELINING"], 1, "452 4.5.3 too many");
+    let mut session = open(hop.address, LONG).unwrap();
+    let recipients = recipients(3);
+    let reverse_path: ReversePath = "<ann@example.org>".parse().unwrap();
+    let transaction =
+        Transaction { reverse_path: &reverse_path, recipients: &recipients, parameters: &MailParameters::default() };
+    let sent = session.send(&transaction, &mut letter);
+    assert_eq!(outcomes(&sent), [TAKEN, "-", "-"], "who has it is to be written down first");
+    assert!(sent.broke.is_none() && session.is_reusable());
+    session.quit();
+    assert_eq!(hop.heard().count("MAIL"), 1);
 }
 
 #[test]
@@ -183,7 +192,7 @@ fn a_hop_that_contradicts_itself_is_left() {
     assert_eq!((outcomes(&sent), sent.broke.unwrap().stage), (vec!["-".to_owned()], Stage::Reset));
     let sent = send(&mut session, 1, &mut Letter::new("x\r\n"));
     assert_eq!(outcomes(&sent), ["-"]);
-    assert!(short(&sent.broke.unwrap().outcome).ends_with("the session with the host was over already"));
+    assert!(short(&sent.broke.unwrap().outcome).ends_with("the session with hop.example [127.0.0.1] was over already"));
 }
 
 #[test]
@@ -220,7 +229,7 @@ fn what_a_hop_can_not_take_is_not_sent() {
     let hop = Hop::polite(&["SIZE 100", "SMTPUTF8"], |_| None);
     let mut session = open(hop.address, LONG).unwrap();
     let sent = send(&mut session, 2, &mut Letter::of_size(101));
-    let words = "failed 550 5.3.4 the message has 101 octets, and the host takes 100 at most";
+    let words = "failed 550 5.3.4 the message has 101 octets, and hop.example [127.0.0.1] takes 100 at most";
     assert_eq!(outcomes(&sent), vec![words; 2]);
     let recipients = ["jörg@hop.example", "b@hop.example"]
         .map(|address| Recipient { address: address.parse().unwrap(), parameters: RcptParameters::default() });
@@ -229,7 +238,7 @@ fn what_a_hop_can_not_take_is_not_sent() {
     assert_eq!(outcomes(&sent)[1], TAKEN);
     let sent = send_with(&mut session, &recipients, "SMTPUTF8", &mut Letter::of_size(100));
     assert_eq!(outcomes(&sent), [TAKEN, TAKEN]);
-    drop(session);
+    session.quit();
     assert_eq!(hop.heard().count("MAIL"), 2);
 
     let hop = Hop::polite(&[], |_| None);
@@ -237,7 +246,7 @@ fn what_a_hop_can_not_take_is_not_sent() {
     let sent = send_with(&mut session, &recipients, "SMTPUTF8", &mut Letter::of_size(100));
     assert!(outcomes(&sent).iter().all(|outcome| outcome.starts_with("failed 550 5.6.7 ")), "{sent:?}");
     assert!(session.is_reusable());
-    drop(session);
+    session.quit();
     assert_eq!(hop.heard().count("MAIL"), 0);
 }
 
@@ -277,10 +286,12 @@ fn a_hop_that_refuses_halfway_is_quoted() {
     for (words, expected) in [
         ("552 5.3.4 too big", "failed 552 5.3.4 too big"),
         ("421 4.3.2 stopping", "deferred 421 4.3.2 stopping"),
-        ("", "deferred 451 4.4.2 the host closed the connection while we sent the message"),
+        ("", "deferred 451 4.4.2 hop.example [127.0.0.1] closed the connection while we sent the message"),
     ] {
         for octets in [0, 200_000] {
-            let hop = Hop::polite(&["PIPELINING"], move |line| (line == "DATA").then_some(Act::Halfway(octets, words)));
+            let hop = Hop::polite(&["PIPELINING"], move |line| {
+                (line == "DATA").then(|| Act::Halfway(octets, Box::new(Act::Gone(words.into()))))
+            });
             let mut session = open(hop.address, LONG).unwrap();
             let sent = send(&mut session, 1, &mut Letter::of_size(20_000_000));
             assert_eq!(sent.outcomes, [None]);
@@ -324,5 +335,8 @@ fn nothing_listens() {
     hop.heard();
     let refusal = open(address, LONG).unwrap_err();
     assert_eq!(refusal.stage, Stage::Connect);
-    assert!(short(&refusal.outcome).starts_with("deferred 451 4.4.1 the host refused the connection"), "{refusal:?}");
+    assert!(
+        short(&refusal.outcome).starts_with("deferred 451 4.4.1 hop.example [127.0.0.1] refused the connection"),
+        "{refusal:?}"
+    );
 }

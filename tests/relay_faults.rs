@@ -5,14 +5,14 @@
 
 mod support;
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use postrider::relay::{Session, Stage};
 use support::hop::{Act, Heard, Hop, ehlo, say, usual};
 use support::parcel::{LONG, Letter, SHORT, open, outcomes, send, short};
+use support::sink::Sink;
 
 const STAGES: [&str; 6] = ["CONNECT", "EHLO", "MAIL", "RCPT", "DATA", "."];
 const FAULTS: [&str; 9] = ["4yz", "5yz", "421", "3yz", "drop", "silence", "rubbish", "endless", "early"];
@@ -39,15 +39,17 @@ fn act(fault: &str, line: &str, offers: &[&str]) -> Act {
 fn expected(stage: &str, fault: &str) -> [&'static str; 2] {
     let now = "deferred 450 4.7.1 not now";
     let no = "failed 550 5.7.1 no";
-    let odd = "deferred 451 4.5.0 the host broke the protocol while ";
+    let odd = "deferred 451 4.5.0 hop.example [127.0.0.1] broke the protocol while ";
     match (stage, fault) {
         ("CONNECT" | "EHLO", "4yz") => ["refused", now],
         ("CONNECT" | "EHLO", "5yz") => ["refused", no],
         ("CONNECT" | "EHLO", "421") => ["refused", "deferred 421 4.3.2 stopping"],
         ("CONNECT" | "EHLO", "drop") => {
-            ["refused", "deferred 451 4.4.2 the host closed the connection while we waited"]
+            ["refused", "deferred 451 4.4.2 hop.example [127.0.0.1] closed the connection while we waited"]
         }
-        ("CONNECT" | "EHLO", "silence") => ["refused", "deferred 451 4.4.2 the host took longer than 1s while"],
+        ("CONNECT" | "EHLO", "silence") => {
+            ["refused", "deferred 451 4.4.2 hop.example [127.0.0.1] took longer than 1s while"]
+        }
         ("EHLO", "early") => ["-", "-"],
         ("CONNECT" | "EHLO", _) => ["refused", odd],
         ("RCPT", "4yz") => [now, "delivered"],
@@ -56,9 +58,12 @@ fn expected(stage: &str, fault: &str) -> [&'static str; 2] {
         (_, "5yz") => [no, no],
         (".", "421") => ["deferred 421 4.3.2 stopping"; 2],
         (".", "drop") => {
-            ["deferred 451 4.4.2 the host closed the connection while we waited for its reply to the message"; 2]
+            ["deferred 451 4.4.2 hop.example [127.0.0.1] closed the connection while we waited for its reply to the message";
+                2]
         }
-        (".", "silence") => ["deferred 451 4.4.2 the host took longer than 1s while we waited for its reply to the"; 2],
+        (".", "silence") => {
+            ["deferred 451 4.4.2 hop.example [127.0.0.1] took longer than 1s while we waited for its reply to the"; 2]
+        }
         (".", "early") => ["delivered"; 2],
         (".", _) => [odd; 2],
         _ => ["-", "-"],
@@ -104,11 +109,19 @@ fn every_fault_at_every_stage() {
 
 /// Sends a message to a hop with one fault, and compares with the table.
 fn walk(stage: &'static str, fault: &'static str, offers: &'static [&'static str]) {
+    // A reply too many is seen for sure where those to all of the envelope come in one piece, as from a host that answers
+    // when it has read what there is.
+    let mut held = if fault == "early" && offers.contains(&"PIPELINING") { 2 } else { 0 };
     let mut done = false;
     let hop = Hop::polite(offers, move |line| {
         let verb = line.split(' ').next().unwrap().replace("BDAT", ".").replace("HELO", "EHLO");
         let here = verb == stage && (!done || stage == "EHLO");
         done |= here;
+        if held > 0 && ["MAIL", "RCPT"].contains(&verb.as_str()) {
+            held -= 1;
+            let stray = if here { "\r\n250 2.0.0 taken" } else { "" };
+            return Some(Act::Later(usual(line, "") + stray));
+        }
         here.then(|| act(fault, line, offers))
     });
     let before = Instant::now();
@@ -151,7 +164,10 @@ fn a_hop_that_closes_after_any_octet() {
             if heard.messages.is_empty() {
                 assert!(got[0] == "refused" || got == ["-", "-"], "{octets} {got:?}");
             } else if !all {
-                assert!(got.iter().all(|got| got.contains("the host closed the connection")), "{octets} {got:?}");
+                assert!(
+                    got.iter().all(|got| got.contains("hop.example [127.0.0.1] closed the connection")),
+                    "{octets} {got:?}"
+                );
                 assert!(got.iter().all(|got| got.ends_with("which it may have taken")), "{octets} {got:?}");
             }
             if all {
@@ -160,35 +176,6 @@ fn a_hop_that_closes_after_any_octet() {
             octets += 1;
         }
         assert!(octets > 100, "the whole dialogue was walked");
-    }
-}
-
-/// A real hop with a fault switch.
-struct Sink(Child, SocketAddr);
-
-impl Sink {
-    fn start(switches: &[&str]) -> Sink {
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let mut command = Command::new("smtp-sink");
-        command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/bin");
-        if nix::unistd::geteuid().is_root() {
-            command.args(["-u", "nobody"]);
-        }
-        command.args(switches).arg(address.to_string()).arg("100").stdout(Stdio::null()).stderr(Stdio::null());
-        let sink = Sink(command.spawn().unwrap(), address);
-        let before = Instant::now();
-        while TcpStream::connect(address).is_err() {
-            assert!(before.elapsed() < LONG, "smtp-sink does not start");
-            thread::sleep(Duration::from_millis(10));
-        }
-        sink
-    }
-}
-
-impl Drop for Sink {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 
@@ -228,7 +215,7 @@ fn faults_of_smtp_sink() {
         (&["-p", "-q", "data"], "-"),
     ] {
         let sink = Sink::start(switches);
-        let (got, session) = got(sink.1, LONG);
+        let (got, session) = got(sink.address, LONG);
         assert!(got[0].starts_with(expected), "{switches:?}: {got:?}");
         if let Some(session) = session {
             session.quit();

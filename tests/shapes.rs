@@ -6,10 +6,14 @@ mod support;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
+use std::process::Command;
 
 use support::{Server, eventually, files};
 
 const MESSAGES: usize = 1000;
+
+/// Those of 10 MiB: by drop/, by BDAT in many chunks, by DATA, by BDAT in one chunk.
+const LARGE: [usize; 4] = [490, 500, 501, 502];
 
 /// A small generator of its own: the shapes are the same in every run.
 struct Dice(u64);
@@ -89,7 +93,7 @@ fn message(number: usize, dice: &mut Dice) -> Vec<u8> {
     if number.is_multiple_of(7) {
         writeln!(header, "Subject: =?utf-8?q?folded?=\n\tover {}\n lines", "x".repeat(number)).unwrap();
     }
-    let body = if number == 500 { large() } else { body(number, dice) };
+    let body = if LARGE.contains(&number) { large() } else { body(number, dice) };
     // A message may be nothing but its header.
     let separator: &[u8] = if body.is_empty() && number.is_multiple_of(40) { b"" } else { b"\n" };
     [header.as_bytes(), separator, &body].concat()
@@ -129,7 +133,10 @@ fn send_all(server: &Server, messages: &[(usize, Vec<u8>)]) {
     client.expect("220");
     client.ask("EHLO client.example", "250");
     for (number, text) in messages {
+        let ends = text.ends_with(b"\n");
         let text = canonical(text);
+        // DATA can't but end a line; a chunk can.
+        let in_chunks = if ends { &text[..] } else { &text[..text.len() - 2] };
         client.ask(&format!("MAIL FROM:<sender@far.example> SIZE={} BODY=8BITMIME", text.len()), "250");
         client.ask("RCPT TO:<ann@example.org>", "250");
         match number % 3 {
@@ -139,12 +146,12 @@ fn send_all(server: &Server, messages: &[(usize, Vec<u8>)]) {
                 client.ask(".", "250");
             }
             1 => {
-                client.send(format!("BDAT {} LAST\r\n", text.len()).as_bytes());
-                client.send(&text);
+                client.send(format!("BDAT {} LAST\r\n", in_chunks.len()).as_bytes());
+                client.send(in_chunks);
                 client.expect("250");
             }
             _ => {
-                for chunk in text.chunks(text.len() / 7 + 1) {
+                for chunk in in_chunks.chunks(in_chunks.len() / 7 + 1) {
                     client.send(format!("BDAT {}\r\n", chunk.len()).as_bytes());
                     client.send(chunk);
                     client.expect("250");
@@ -163,9 +170,13 @@ fn drop_all(server: &Server, messages: &[(usize, Vec<u8>)]) {
         // Half with CR LF, as other systems write files.
         let text = if number % 4 < 2 { text.clone() } else { canonical(text) };
         let envelope = if number % 4 < 2 { envelope.to_vec() } else { canonical(envelope) };
-        let outside = server.path("outside");
+        let (outside, inside) = (server.path("outside"), server.path("spool/drop").join(format!("m{number}")));
         fs::write(&outside, [envelope, text].concat()).unwrap();
-        fs::rename(&outside, server.path("spool/drop").join(format!("m{number}"))).unwrap();
+        if number % 10 == 7 {
+            assert!(Command::new("cp").args([&outside, &inside]).status().unwrap().success());
+        } else {
+            fs::rename(&outside, inside).unwrap();
+        }
     }
 }
 
@@ -235,5 +246,28 @@ fn a_thousand_shapes_come_out_as_they_came_in() {
     }
     check("Maildir", stored, &sent);
     check("POP3", fetch_all(&server), &sent);
-    assert!(files(&server.path("spool/drop")).is_empty() && files(&server.path("spool/failed")).is_empty());
+    eventually("drop/ is empty", || files(&server.path("spool/drop")).is_empty());
+    assert!(files(&server.path("spool/failed")).is_empty());
+}
+
+#[test]
+fn a_message_of_no_octets_is_one_too() {
+    let server = Server::start("");
+    let mut client = server.smtp();
+    client.expect("220");
+    client.ask("EHLO client.example", "250");
+    for lines in [&["DATA", "."][..], &["BDAT 0 LAST"], &["BDAT 0", "BDAT 0 LAST"]] {
+        client.ask("MAIL FROM:<sender@far.example> SIZE=0", "250");
+        client.ask("RCPT TO:<ann@example.org>", "250");
+        lines.iter().for_each(|line| _ = client.ask(line, if *line == "DATA" { "354" } else { "250" }));
+    }
+    let stored = server.wait_for("ann@example.org", 3);
+    for message in &stored {
+        let text = String::from_utf8(message.clone()).unwrap();
+        let fields: Vec<&str> = text.split_inclusive("\r\n").filter(|line| !line.starts_with(['\t', ' '])).collect();
+        let names: Vec<&str> = fields.iter().map(|field| field.split(':').next().unwrap()).collect();
+        assert_eq!(names, ["Return-Path", "Delivered-To", "X-Sender", "X-Receiver", "Received"], "{text}");
+        assert!(text.ends_with("\r\n"), "{text}");
+    }
+    assert_eq!(fetch_all(&server), stored);
 }

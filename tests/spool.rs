@@ -3,10 +3,11 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+use support::account::{can_run_as, run_as, start_as};
 use support::{Server, eventually, files};
 
 const ENTRY: &str =
@@ -14,6 +15,9 @@ const ENTRY: &str =
 const REMOTE: &str = "X-Sender: <sender@far.example>\r\nX-Receiver: <x@far.example>\r\nSubject: away\r\n\r\nhello\r\n";
 const ID: &str = "0TQXGV0000001";
 const OTHER_ID: &str = "0TQXGV0000002";
+
+/// An account that nobody else uses.
+const ACCOUNT: u32 = 54_004;
 
 /// A spool with these files in it, before the server starts.
 fn spool_with(found: &[(&str, &str)]) -> Server {
@@ -104,6 +108,36 @@ fn what_has_a_wrong_format_is_set_aside_with_a_report_once() {
     server.stop();
     server.run();
     assert_eq!(names(&server, "failed").len(), 12);
+}
+
+#[test]
+fn a_name_with_a_line_end_in_it_is_set_aside_in_one_line() {
+    let mut server = spool_with(&[("queue/a\n2026 INFO - forged", ENTRY)]);
+    server.run();
+    fs::write(in_spool(&server, "queue/b\nb.eml"), ENTRY).unwrap();
+    eventually("both are set aside", || names(&server, "failed").len() == 4);
+    server.logged(&[" set-aside ", "b.eml"]);
+    assert_eq!(server.log().matches(" set-aside ").count(), 2);
+    assert!(!server.log().lines().any(|line| line.starts_with("2026 ") || line.starts_with("b.eml")));
+}
+
+#[test]
+fn what_the_server_may_not_read_stays_and_is_delivered_once_it_may() {
+    if !can_run_as("what_the_server_may_not_read_stays_and_is_delivered_once_it_may") {
+        return;
+    }
+    let mut server = Server::prepared("", "");
+    let command = start_as(&server, ACCOUNT, run_as(ACCOUNT));
+    server.run_as(command);
+    let (outside, queued) = (server.path("outside"), in_spool(&server, &format!("queue/{ID}.eml")));
+    fs::write(&outside, ENTRY).unwrap();
+    fs::set_permissions(&outside, fs::Permissions::from_mode(0o000)).unwrap();
+    fs::rename(&outside, &queued).unwrap();
+    server.logged(&[" spool-error ", ID]);
+    assert_eq!(names(&server, "queue"), [format!("{ID}.eml")]);
+    fs::set_permissions(&queued, fs::Permissions::from_mode(0o644)).unwrap();
+    server.wait_for("ann@example.org", 1);
+    eventually("the queue is empty", || names(&server, "queue").is_empty());
 }
 
 #[test]

@@ -2,60 +2,25 @@
 //!
 //! Nothing is changed and nothing is made. One mistake hides no other: what can't be read is left out, and the rest is
 //! looked at. What is written is looked at here, what this host offers for it in `host.rs`, keys and commands in
-//! `secrets.rs`.
+//! `secrets.rs`, and what is about mail for other hosts in `onward.rs` and `hops.rs`.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use ipnet::IpNet;
 
-use super::{Failure, become_run_as, exit, host, print, secrets};
+use super::finding::{Finding, Level};
+use super::{Failure, become_run_as, exit, hops, host, onward, print, secrets};
 use crate::aliases::Aliases;
-use crate::config::Config;
+use crate::config::{Config, Listen};
 use crate::io::table::{self, LocatedError};
 use crate::limits;
 use crate::mail::address::{Address, Domain, ReversePath};
 use crate::route::{End, Place, Site};
+use crate::tls::{Certificates, DirectFiles};
 use crate::users::Users;
-
-/// How bad it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
-    /// As it should be.
-    Ok,
-    /// The server runs; it may not do what was meant.
-    Warning,
-    /// The server, or a part of it, does not work.
-    Error,
-}
-
-/// One thing that was looked at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// How bad it is.
-    pub level: Level,
-    /// What it is, where, and what would be right.
-    pub text: String,
-}
-
-impl Finding {
-    /// As it should be.
-    pub fn ok(text: impl Into<String>) -> Finding {
-        Finding { level: Level::Ok, text: text.into() }
-    }
-
-    /// Perhaps not what was meant.
-    pub fn warning(text: impl Into<String>) -> Finding {
-        Finding { level: Level::Warning, text: text.into() }
-    }
-
-    /// Wrong.
-    pub fn error(text: impl Into<String>) -> Finding {
-        Finding { level: Level::Error, text: text.into() }
-    }
-}
 
 /// Prints what there is to say, and returns the exit code.
 pub fn run(config_path: &Path, offline: bool) -> Result<u8, Failure> {
@@ -79,6 +44,9 @@ pub fn run(config_path: &Path, offline: bool) -> Result<u8, Failure> {
 
 fn look(config_path: &Path, config: &Config, offline: bool) -> Vec<Finding> {
     let mut findings = vec![Finding::ok(format!("{}: the configuration can be read", config_path.display()))];
+    // As whoever started it, like the server itself, for keys that only root may read.
+    findings.extend(errors(Certificates::check(&config.tls, &DirectFiles)));
+    findings.extend(hops::hops(config));
     let mut seen = Vec::new();
     if !offline {
         // As root still, like the server itself; the rest is seen with the eyes of run_as.
@@ -101,7 +69,10 @@ fn look(config_path: &Path, config: &Config, offline: bool) -> Vec<Finding> {
     findings.extend(postmaster(&site));
     findings.extend(open_relay(config));
     findings.extend(clear_passwords(config));
+    findings.extend(onward::written(config_path, config));
+    findings.extend(onward::aliases(&site));
     if !offline {
+        findings.extend(onward::found(config));
         findings.extend(host::folders(config));
         findings.extend(host::disk(config));
         findings.extend(secrets::files(&seen));
@@ -206,7 +177,7 @@ fn lost_aliases(site: &Site) -> Vec<Finding> {
     let mut lost = BTreeSet::new();
     for (name, _) in site.aliases.names() {
         // What is wrong at one domain is seldom better at the next, and told once.
-        let ends = addresses_of(site, name).iter().map(|address| nowhere(site, address)).find(|ends| !ends.is_empty());
+        let ends = site.addresses_of(name).iter().map(|address| nowhere(site, address)).find(|ends| !ends.is_empty());
         for (end, text) in ends.into_iter().flatten() {
             lost.insert(format!(
                 "{}: the alias {name} leads nowhere at {end}: {text}; name a user or another address",
@@ -215,18 +186,6 @@ fn lost_aliases(site: &Site) -> Vec<Finding> {
         }
     }
     lost.into_iter().map(Finding::warning).collect()
-}
-
-/// The addresses an alias has, at the local domains.
-fn addresses_of(site: &Site, name: &str) -> Vec<Address> {
-    let (local_part, only) = match name.rsplit_once('@') {
-        // Whatever else is sent to the domain: a name that nobody has stands for it.
-        Some(("", domain)) => ("?", Some(domain)),
-        Some((local_part, domain)) => (local_part, Some(domain)),
-        None => (name, None),
-    };
-    let domains = site.config.local_domains.iter().filter(|local| only.is_none_or(|domain| domain == local.as_str()));
-    domains.filter_map(|domain| Address::new(local_part, domain.clone()).ok()).collect()
 }
 
 /// The ends that take no mail for good. Lists that can't be read are told where they stand.
@@ -265,13 +224,9 @@ fn postmaster(site: &Site) -> Vec<Finding> {
     findings.into_iter().map(Finding::warning).collect()
 }
 
-fn heard_outside(addresses: &[SocketAddr]) -> Option<&SocketAddr> {
-    addresses.iter().find(|address| !address.ip().to_canonical().is_loopback())
-}
-
 /// Networks of strangers in relay.from, while strangers can connect: promise 2.
 fn open_relay(config: &Config) -> Vec<Finding> {
-    let Some(port) = heard_outside(&config.listen.smtp) else { return Vec::new() };
+    let Some(port) = Listen::outside(&config.listen.smtp) else { return Vec::new() };
     let strange = config.relay.from.iter().filter(|network| !is_private(network) && !is_single(network));
     let finding = |network: &IpNet| {
         let text = format!("relay.from has {network}, and listen.smtp has {port}: ");
@@ -285,15 +240,20 @@ fn open_relay(config: &Config) -> Vec<Finding> {
 }
 
 fn clear_passwords(config: &Config) -> Vec<Finding> {
-    let Some(port) = heard_outside(&config.listen.pop3) else { return Vec::new() };
-    let outside = config.pop3.cleartext.iter().filter(|network| !network.addr().to_canonical().is_loopback());
-    let text = |network: &IpNet| {
-        format!(
-            "pop3.cleartext has {network}, and listen.pop3 has {port}: passwords can be overheard on the way; \
-             name only networks that nobody else is in"
-        )
-    };
-    outside.map(|network| Finding::warning(text(network))).collect()
+    let (listen, mut findings) = (&config.listen, Vec::new());
+    for (key, ports, networks) in [
+        ("pop3", &listen.pop3, &config.pop3.cleartext),
+        ("submission", &listen.submission, &config.submission.cleartext),
+    ] {
+        let Some(port) = Listen::outside(ports) else { continue };
+        for network in networks.iter().filter(|network| !network.addr().to_canonical().is_loopback()) {
+            findings.push(Finding::warning(format!(
+                "{key}.cleartext has {network}, and listen.{key} has {port}: passwords can be overheard on the way; \
+                 name only networks that nobody else is in"
+            )));
+        }
+    }
+    findings
 }
 
 fn is_single(network: &IpNet) -> bool {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use nix::unistd::{AccessFlags, access};
 
-use super::check::Finding;
+use super::finding::Finding;
 use crate::config::{Config, LogTarget};
 use crate::io::{account, durable, listener};
 use crate::limits;
@@ -23,9 +23,16 @@ pub fn ports(config: &Config) -> Vec<Finding> {
     if running {
         findings.push(Finding::ok(format!("a server is running on the spool {}", config.spool.display())));
     }
-    let smtp = config.listen.smtp.iter().map(|address| ("smtp", address));
-    let pop3 = config.listen.pop3.iter().map(|address| ("pop3", address));
-    findings.extend(smtp.chain(pop3).map(|(key, address)| port(key, address, running)));
+    let listen = &config.listen;
+    for (key, addresses) in [
+        ("smtp", &listen.smtp),
+        ("submission", &listen.submission),
+        ("submissions", &listen.submissions),
+        ("pop3", &listen.pop3),
+        ("pop3s", &listen.pop3s),
+    ] {
+        findings.extend(addresses.iter().map(|address| port(key, address, running)));
+    }
     if findings.is_empty() {
         findings
             .push(Finding::warning("listen has no address: nobody can connect; mail comes only by the drop folder"));
@@ -223,7 +230,7 @@ fn room(config: &Config, octets: u64, inodes: Option<u64>) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::check::Level;
+    use crate::cli::finding::Level;
 
     #[test]
     fn room_is_weighed_against_what_is_to_be_kept() {

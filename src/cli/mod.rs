@@ -5,7 +5,10 @@
 //! stands in [`exit`].
 
 mod check;
+mod finding;
+mod hops;
 mod host;
+mod onward;
 mod password;
 mod queue;
 mod route;
@@ -78,19 +81,20 @@ Runs the server in the foreground. SIGHUP reloads, SIGTERM drains and stops.
 const USAGE_CHECK: &str = "\
 usage: postrider check [--config FILE] [--offline]
 
-Reads the configuration, the users, the aliases and their lists, and looks at ports, folders and disk.
+Reads the configuration, the users, the aliases and their lists, and looks at ports, folders, disk and next hops.
 Prints lines that begin with ok:, warning: or error:; ends with 0 if there is no error, else with 78.
-With --offline it only reads files, and does not look at this host.
+With --offline it only reads files, and looks neither at this host nor into DNS.
 ";
 
 const USAGE_USER: &str = "\
-usage: postrider user add ADDRESS
-       postrider user passwd ADDRESS
+usage: postrider user add ADDRESS [--scram]
+       postrider user passwd ADDRESS [--scram]
        postrider user remove ADDRESS
        postrider user list
        each with [--config FILE]
 
 The password is asked for twice at a terminal, else it is the first line of standard input.
+With --scram it is kept as {SCRAM-SHA-256}; once every user's is, the server offers SCRAM.
 A running server takes the change up by itself.
 ";
 
@@ -184,7 +188,7 @@ fn dispatch(arguments: impl Iterator<Item = OsString>) -> Result<u8, Failure> {
         ["serve"] => serve(&config),
         [keeper::VERB, ref rest @ ..] => keep(rest),
         ["check"] => check::run(&config, matches.opt_present("offline")),
-        ["user", ref rest @ ..] => user::run(&config, rest).map(|()| exit::OK),
+        ["user", ref rest @ ..] => user::run(&config, rest, matches.opt_present("scram")).map(|()| exit::OK),
         ["queue", ref rest @ ..] => {
             let flags = queue::Flags { json: matches.opt_present("json"), yes: matches.opt_present("yes") };
             queue::run(&config, rest, flags)
@@ -199,8 +203,8 @@ fn dispatch(arguments: impl Iterator<Item = OsString>) -> Result<u8, Failure> {
 }
 
 /// Options that only one verb knows.
-const OPTIONS_OF_VERBS: [(&str, &str); 4] =
-    [("offline", "check"), ("json", "queue"), ("yes", "queue"), ("from", "route")];
+const OPTIONS_OF_VERBS: [(&str, &str); 5] =
+    [("offline", "check"), ("json", "queue"), ("yes", "queue"), ("from", "route"), ("scram", "user")];
 
 fn options() -> Options {
     let mut options = Options::new();
@@ -210,6 +214,7 @@ fn options() -> Options {
     options.optflag("", "offline", "");
     options.optflag("", "json", "");
     options.optflag("", "yes", "");
+    options.optflag("", "scram", "");
     options.optopt("", "from", "", "ADDRESS");
     options
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::words::{plain, span};
 use super::{Failure, become_run_as, exit, print};
 use crate::aliases::Aliases;
-use crate::config::{Config, Delivery};
+use crate::config::{Config, Delivery, HopSettings, TlsLevel};
 use crate::delivery::patience;
 use crate::dns::Resolver;
 use crate::mail::address::{Address, ReversePath};
@@ -80,6 +80,7 @@ fn told(site: &Site, end: &End, sender: &ReversePath) -> String {
             let port = hop.port.unwrap_or(site.config.delivery.remote_port);
             let mut text = format!("as {} to {}, port {port}\n", end.address, host(hop));
             hosts(hop, &site.config).iter().for_each(|host| _ = writeln!(text, "  {host}"));
+            let _ = writeln!(text, "  {}", secured(&site.config.relay.settings_of(hop)));
             text
         }
         Place::Nowhere(cause) => format!("nowhere with {}: {cause}\n", end.address),
@@ -90,6 +91,18 @@ fn told(site: &Site, end: &End, sender: &ReversePath) -> String {
     text
 }
 
+/// How much TLS it takes, and who logs in.
+fn secured(settings: &HopSettings) -> String {
+    let proof = match (settings.tls, &settings.pin, &settings.ca) {
+        (_, Some(_), _) => "under TLS, with the key that pin names",
+        (None | Some(TlsLevel::Verified), None, Some(_)) => "under TLS, with a certificate that ca vouches for",
+        (Some(TlsLevel::Verified), None, None) => "under TLS, with a certificate for its name",
+        (Some(TlsLevel::Required), None, _) => "under TLS, with whomever it turns out to be",
+        (None | Some(TlsLevel::Opportunistic), None, _) => "under TLS where it is offered and works, else in clear",
+    };
+    settings.user.as_ref().map_or_else(|| proof.to_owned(), |user| format!("{proof}, logged in as {user}"))
+}
+
 fn host(hop: &NextHop) -> String {
     let host = NextHop { port: None, by_mx: false, ..hop.clone() };
     if hop.by_mx { format!("the mail exchangers of {host}") } else { format!("the host {host}") }
@@ -97,8 +110,7 @@ fn host(hop: &NextHop) -> String {
 
 /// The servers that delivery would try, in their order, or what keeps it from finding any.
 fn hosts(hop: &NextHop, config: &Config) -> Vec<String> {
-    let own = Own { hostname: &config.hostname, listen: &config.listen.smtp, port: config.delivery.remote_port };
-    match exchangers::servers(hop, &Resolver::new(config.dns.resolver), &own) {
+    match exchangers::servers(hop, &Resolver::new(config.dns.resolver), &Own::of(config)) {
         Ok(servers) => servers.iter().map(ToString::to_string).collect(),
         Err(Outcome::Failed(cause)) => vec![format!("it would fail: {cause}")],
         Err(Outcome::Deferred(cause) | Outcome::Delivered(cause)) => vec![format!("it would wait: {cause}")],
@@ -135,6 +147,22 @@ mod tests {
         );
         let hasty = Delivery { give_up: Duration::from_secs(1), ..Delivery::default() };
         assert!(times(&hasty).starts_with("tried at once; where that fails for now, again after 5 min\n"));
+    }
+
+    #[test]
+    fn how_a_hop_is_spoken_with_is_told() {
+        let text = "[relay]\nsmarthost = \"a.example\"\n[relay.hops.\"mx:b.example\"]\nuser = \"ann\"\n";
+        let relay = Config::parse(text, Path::new("/x")).unwrap().relay;
+        for (hop, expected) in [
+            ("a.example", "under TLS, with a certificate for its name"),
+            ("mx:b.example", "under TLS, with a certificate for its name, logged in as ann"),
+            ("mx:c.example", "under TLS where it is offered and works, else in clear"),
+        ] {
+            assert_eq!(secured(&relay.settings_of(&hop.parse().unwrap())), expected);
+        }
+        let local = Config::parse("[relay]\nsmarthost = \"127.0.0.1:2525\"", Path::new("/x")).unwrap().relay;
+        let here = local.settings_of(&"127.0.0.1:2525".parse().unwrap());
+        assert_eq!(here, HopSettings::default(), "who is on this host itself has nothing to prove");
     }
 
     #[test]

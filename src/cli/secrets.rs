@@ -1,7 +1,8 @@
 //! What `check` finds of the certificates, keys and passwords that the configuration names, and of its commands.
 //!
 //! Root looks first, because what only root may read is read by the second process where root starts the server (DESIGN
-//! §6); the rest is seen with the eyes of `run_as`.
+//! §6); the rest is seen with the eyes of `run_as`. Secrets that anyone can read are errors: a mailbox elsewhere, or this
+//! host's name, is lost with them. What is wrong in a certificate is told by who reads it.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -9,30 +10,38 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, access};
 
-use super::check::Finding;
+use super::finding::Finding;
 use crate::config::Config;
 use crate::io::account;
 use crate::io::keeper::{self, file};
+use crate::io::secrets::first_line;
 
 /// A file that the configuration names, as it was seen before root was given up.
 pub struct Seen {
     key: String,
     path: PathBuf,
-    is_secret: bool,
+    kind: Kind,
     /// Where others on this host may read it.
     open_to_others: bool,
     /// Whether the second process would read it as root; `None` where it won't be root.
     by_root: Option<Result<(), String>>,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Certificate,
+    Key,
+    Password,
+}
+
 impl Seen {
-    fn new(config: &Config, key: &str, path: &Path, is_secret: bool) -> Seen {
+    fn new(config: &Config, key: &str, path: &Path, kind: Kind) -> Seen {
         let for_another = config.run_as.as_ref().is_some_and(|name| *name != account::own_name());
         let by_root = || file::only_root_decides(path).map_err(|error| error.to_string());
         Seen {
             key: key.to_owned(),
             path: path.to_owned(),
-            is_secret,
+            kind,
             open_to_others: open_to_others(path),
             by_root: (account::is_root() && for_another).then(by_root),
         }
@@ -49,22 +58,22 @@ fn open_to_others(path: &Path) -> bool {
 /// Looks at every file that is named. To be called as root still.
 pub fn see(config: &Config) -> Vec<Seen> {
     let mut seen = Vec::new();
-    let mut look = |key: &str, path: &Option<PathBuf>, is_secret| {
-        seen.extend(path.iter().map(|path| Seen::new(config, key, path, is_secret)));
+    let mut look = |key: &str, path: &Option<PathBuf>, kind| {
+        seen.extend(path.iter().map(|path| Seen::new(config, key, path, kind)));
     };
-    look("tls.certificate", &config.tls.certificate, false);
-    look("tls.key", &config.tls.key, true);
+    look("tls.certificate", &config.tls.certificate, Kind::Certificate);
+    look("tls.key", &config.tls.key, Kind::Key);
     for (name, hop) in &config.relay.hops {
-        look(&format!("relay.hops.\"{}\".ca", name.0), &hop.ca, false);
-        look(&format!("relay.hops.\"{}\".password_file", name.0), &hop.password_file, true);
+        look(&format!("relay.hops.\"{}\".ca", name.0), &hop.ca, Kind::Certificate);
+        look(&format!("relay.hops.\"{}\".password_file", name.0), &hop.password_file, Kind::Password);
     }
     if let Some(folder) = &config.tls.certificates {
         let names = file::list(folder).unwrap_or_default();
         // Where there is none, the folder itself is told of.
-        look("tls.certificates", &names.is_empty().then(|| folder.clone()), false);
+        look("tls.certificates", &names.is_empty().then(|| folder.clone()), Kind::Certificate);
         for inner in names.iter().map(|name| folder.join(name.as_str())) {
-            look("tls.certificates", &Some(inner.join("fullchain.pem")), false);
-            look("tls.certificates", &Some(inner.join("privkey.pem")), true);
+            look("tls.certificates", &Some(inner.join("fullchain.pem")), Kind::Certificate);
+            look("tls.certificates", &Some(inner.join("privkey.pem")), Kind::Key);
         }
     }
     seen
@@ -72,34 +81,38 @@ pub fn see(config: &Config) -> Vec<Seen> {
 
 /// Whether each can be read by who has to, and not by everyone. To be called as `run_as`.
 pub fn files(seen: &[Seen]) -> Vec<Finding> {
-    seen.iter().map(readable).collect()
+    seen.iter().filter_map(readable).collect()
 }
 
-fn readable(Seen { key, path, is_secret, open_to_others, by_root }: &Seen) -> Finding {
+fn readable(Seen { key, path, kind, open_to_others, by_root }: &Seen) -> Option<Finding> {
     let place = path.display();
-    let error = match file::read(path) {
-        Ok(_) if *is_secret && *open_to_others => {
+    let error = match file::read(path)
+        .and_then(|content| if *kind == Kind::Password { first_line(&content) } else { Ok(content) })
+    {
+        Ok(_) if *kind != Kind::Certificate && *open_to_others => {
             let text = "anyone on this host may read this secret";
-            return Finding::warning(format!("{key}: {place}: {text}; chmod o-rwx {place}"));
+            return Some(Finding::error(format!("{key}: {place}: {text}; chmod o-rwx {place}")));
         }
-        Ok(_) => return Finding::ok(format!("{key}: {place} can be read")),
+        Ok(_) => return Some(Finding::ok(format!("{key}: {place} can be read"))),
         Err(_) if path.is_dir() => {
             let text = "holds no certificate: NAME/fullchain.pem and NAME/privkey.pem";
-            return Finding::warning(format!("{key}: {place} {text}"));
+            return Some(Finding::warning(format!("{key}: {place} {text}")));
         }
         Err(error) => error,
     };
     let name = account::own_name();
     match (error.kind(), by_root) {
         (io::ErrorKind::PermissionDenied, Some(Ok(()))) => {
-            Finding::ok(format!("{key}: {place}: {name} may not read it; the second process does, as root"))
+            let text = format!("{name} may not read it; the second process does, as root");
+            Some(Finding::ok(format!("{key}: {place}: {text}")))
         }
-        (_, Some(Err(text))) => Finding::error(format!("{key}: {text}")),
+        (io::ErrorKind::PermissionDenied, Some(Err(text))) => Some(Finding::error(format!("{key}: {text}"))),
+        _ if *kind != Kind::Password => None,
         (io::ErrorKind::PermissionDenied, None) => {
             let mend = format!("start the server as root, or as root: chgrp {name} {place} && chmod g+r {place}");
-            Finding::error(format!("{key}: {error}: {name} may not; {mend}"))
+            Some(Finding::error(format!("{key}: {place}: {error}: {name} may not; {mend}")))
         }
-        _ => Finding::error(format!("{key}: {error}")),
+        _ => Some(Finding::error(format!("{key}: {place}: {error}; write the password into it"))),
     }
 }
 
@@ -109,13 +122,10 @@ pub fn commands(config: &Config) -> Vec<Finding> {
         let key = move |key: &str| format!("relay.hops.\"{}\".{key}", name.0);
         [(key("password_command"), &hop.password_command), (key("token_command"), &hop.token_command)]
     });
-    of_hops.filter_map(|(key, command)| Some(runnable(&key, command.as_ref()?))).collect()
+    of_hops.filter_map(|(key, command)| Some(runnable(&key, command.as_ref()?.first()?))).collect()
 }
 
-fn runnable(key: &str, command: &[String]) -> Finding {
-    let Some(name) = command.first() else {
-        return Finding::error(format!("{key} names no program; [\"/path/of/program\", \"argument\"] does"));
-    };
+fn runnable(key: &str, name: &str) -> Finding {
     if name.contains('/') && !name.starts_with('/') {
         return Finding::error(format!("{key}: {name}: write the whole path of the program"));
     }
@@ -152,7 +162,7 @@ pub fn configuration(path: &Path, seen: &[Seen]) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::check::Level;
+    use crate::cli::finding::Level;
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
@@ -183,12 +193,19 @@ mod tests {
         let config = Config::parse(text, folder.path()).unwrap();
         let found = files(&see(&config));
         told(&found, Level::Ok, "tls.certificate: ");
-        told(&found, Level::Warning, "chmod o-rwx");
-        told(&found, Level::Error, "relay.hops.\"a.example\".ca: cannot read");
+        told(&found, Level::Error, "tls.key: ");
+        told(&found, Level::Error, "chmod o-rwx");
         told(&found, Level::Ok, "password_file");
-        told(&found, Level::Error, "a.example/privkey.pem");
+        mode(&path("closed"), 0o644);
+        told(&files(&see(&config)), Level::Error, "closed: anyone on this host may read this secret; chmod o-rwx");
         mode(folder.path(), 0o700);
-        assert!(files(&see(&config)).iter().all(|finding| finding.level != Level::Warning), "nobody gets there");
+        assert!(files(&see(&config)).iter().all(|finding| finding.level == Level::Ok), "nobody gets there");
+        for mend in ["", "\n"] {
+            fs::write(path("closed"), mend).unwrap();
+            told(&files(&see(&config)), Level::Error, "write the password into it");
+        }
+        fs::remove_file(path("closed")).unwrap();
+        told(&files(&see(&config)), Level::Error, "write the password into it");
     }
 
     #[test]
@@ -199,14 +216,13 @@ mod tests {
             fs::write(path(name), "#!/bin/sh\n").unwrap();
             mode(&path(name), bits);
         }
-        let of = |name: &str| runnable("key", &[path(name).to_str().unwrap().to_owned()]);
+        let of = |name: &str| runnable("key", path(name).to_str().unwrap());
         told(&[of("good")], Level::Ok, "can be run");
         told(&[of("plain")], Level::Error, "chmod a+x");
         told(&[of("open")], Level::Error, "chmod o-w");
         told(&[of("gone")], Level::Error, "there is no program");
-        told(&[runnable("key", &["sh".into(), "-c".into()])], Level::Ok, "/sh can be run");
-        told(&[runnable("key", &["./sh".into()])], Level::Error, "whole path");
-        told(&[runnable("key", &[])], Level::Error, "names no program");
+        told(&[runnable("key", "sh")], Level::Ok, "/sh can be run");
+        told(&[runnable("key", "./sh")], Level::Error, "whole path");
         mode(folder.path(), 0o777);
         told(&[of("good")], Level::Error, "chmod o-w");
         let text = "[relay.hops.\"a.example\"]\npassword_command = [\"sh\"]\ntoken_command = [\"no-such-thing\"]";

@@ -15,17 +15,22 @@ use crate::mail::address::Address;
 use crate::users::edit::{self, EditError};
 use crate::users::{self, Users};
 
-/// Does `user ...`; `words` are those after `user`.
-pub fn run(config: &Path, words: &[&str]) -> Result<(), Failure> {
+/// How a new password is kept.
+type Keep = fn(&[u8]) -> String;
+
+/// Does `user ...`; `words` are those after `user`. A new password is kept for SCRAM, if that was asked for.
+pub fn run(config: &Path, words: &[&str], scram: bool) -> Result<(), Failure> {
     let read_config = || Config::load(config).map_err(Failure::from);
+    let keep: Keep = if scram { users::scram } else { users::hash };
     match words {
+        ["remove" | "list", ..] if scram => Err(misused("only user add and user passwd know --scram", "user")),
         ["add", address] => {
             let config = read_config()?;
-            add(&config, &parse(&config, address)?)
+            add(&config, &parse(&config, address)?, keep)
         }
         ["passwd", address] => {
             let config = read_config()?;
-            passwd(&config, &parse(&config, address)?)
+            passwd(&config, &parse(&config, address)?, keep)
         }
         ["remove", address] => {
             let config = read_config()?;
@@ -47,7 +52,7 @@ fn parse(config: &Config, text: &str) -> Result<Address, Failure> {
     address.map_err(|error| Failure::new(exit::DATA, format!("{text}: {error}; {}", mend())))
 }
 
-fn add(config: &Config, address: &Address) -> Result<(), Failure> {
+fn add(config: &Config, address: &Address, keep: Keep) -> Result<(), Failure> {
     if !address.domain().is_some_and(|domain| config.is_local(domain)) {
         let domains: Vec<&str> = config.local_domains.iter().map(|domain| domain.as_str()).collect();
         let what = format!(
@@ -61,19 +66,19 @@ fn add(config: &Config, address: &Address) -> Result<(), Failure> {
         config,
         |text| edit::with_user(text, address, ""),
         || {
-            let hash = users::hash(&password::read(&address.to_string())?);
+            let hash = keep(&password::read(&address.to_string())?);
             Ok(move |text: &str| edit::with_user(text, address, &hash))
         },
     )?;
     print(&format!("added {}\n", address.folded()))
 }
 
-fn passwd(config: &Config, address: &Address) -> Result<(), Failure> {
+fn passwd(config: &Config, address: &Address, keep: Keep) -> Result<(), Failure> {
     change(
         config,
         |text| edit::with_password(text, address, ""),
         || {
-            let hash = users::hash(&password::read(&address.to_string())?);
+            let hash = keep(&password::read(&address.to_string())?);
             Ok(move |text: &str| edit::with_password(text, address, &hash))
         },
     )?;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use crate::io::clock;
-use crate::maillog::is_unprintable;
+use crate::mail::letters::is_misleading;
 
 /// Columns where the output is no terminal, or one that does not say.
 const COLUMNS: usize = 80;
@@ -44,7 +44,7 @@ pub fn fit(text: &str, width: usize) -> String {
 pub fn plain(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for letter in text.chars() {
-        match is_unprintable(letter) {
+        match is_misleading(letter) {
             true => shown.extend(letter.escape_default()),
             false => shown.push(letter),
         }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -14,7 +15,7 @@ use serde::de::{Deserializer, Error as _};
 
 use super::value;
 use crate::limits;
-use crate::mail::address::{Address, Domain};
+use crate::mail::address::{Address, AddressError, Domain, Host};
 use crate::mail::next_hop::NextHop;
 
 /// The addresses listened on.
@@ -31,6 +32,13 @@ pub struct Listen {
     pub pop3: Vec<SocketAddr>,
     /// The same with TLS from the first octet on.
     pub pop3s: Vec<SocketAddr>,
+}
+
+impl Listen {
+    /// One of these addresses that other hosts can connect to.
+    pub fn outside(addresses: &[SocketAddr]) -> Option<&SocketAddr> {
+        addresses.iter().find(|address| !address.ip().to_canonical().is_loopback())
+    }
 }
 
 /// Who may send where.
@@ -50,7 +58,7 @@ pub struct Relay {
     pub domains: BTreeMap<HopDomain, FixedHop>,
     /// What guards the senders that are rewritten when an alias leads to another host; unset, they are left alone.
     pub srs_secret: Option<String>,
-    /// Domains and next hops that get 8-bit text as it is, though they do not announce 8BITMIME.
+    /// Next hops that get 8-bit text as it is, though they do not announce 8BITMIME.
     #[serde(deserialize_with = "value::from_texts")]
     pub eight_bit: Vec<NextHop>,
     /// How some next hops are spoken with.
@@ -64,6 +72,16 @@ impl Relay {
         let above = |domain: &Domain| domain.as_str().split_once('.')?.1.parse::<Domain>().ok();
         let parents = std::iter::successors(above(domain), above);
         named(domain, false).or_else(|| parents.into_iter().find_map(|parent| named(&parent, true))).map(|hop| &hop.0)
+    }
+
+    /// How this next hop is spoken with. The default is to ask for proof where a password would be shown, or all mail
+    /// passes; a smarthost on this host itself is not asked for any.
+    pub fn settings_of(&self, hop: &NextHop) -> HopSettings {
+        let mut settings = self.hops.get(&HopName(hop.clone())).cloned().unwrap_or_default();
+        let is_here = matches!(hop.host, Host::Literal(address) if address.is_loopback());
+        let is_dear = settings.user.is_some() || (self.smarthost.as_ref() == Some(hop) && !is_here);
+        settings.tls = settings.tls.or(is_dear.then_some(TlsLevel::Verified));
+        settings
     }
 }
 
@@ -97,7 +115,8 @@ pub struct HopName(#[serde(deserialize_with = "value::from_text")] pub NextHop);
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields, default)]
 pub struct HopSettings {
-    /// How much TLS it takes to speak with it; unset, `verified` for the smarthost and `opportunistic` for others.
+    /// How much TLS it takes to speak with it; unset, `verified` for the smarthost and where there is a login, and
+    /// `opportunistic` for others.
     pub tls: Option<TlsLevel>,
     /// A file with the certificates that may vouch for it, in place of the system's.
     pub ca: Option<PathBuf>,
@@ -178,14 +197,31 @@ pub enum SenderGrant {
     Domain(Domain),
 }
 
+impl SenderGrant {
+    /// Whether it is for this address.
+    pub fn covers(&self, address: &Address) -> bool {
+        match self {
+            SenderGrant::Address(granted) => granted.folded() == address.folded(),
+            SenderGrant::Domain(domain) => address.domain() == Some(domain),
+        }
+    }
+}
+
+impl FromStr for SenderGrant {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<SenderGrant, AddressError> {
+        match text.strip_prefix('@') {
+            Some(domain) => domain.parse().map(SenderGrant::Domain),
+            None => text.parse().map(SenderGrant::Address),
+        }
+    }
+}
+
 impl<'de> Deserialize<'de> for SenderGrant {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<SenderGrant, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let grant = match text.strip_prefix('@') {
-            Some(domain) => domain.parse().map(SenderGrant::Domain),
-            None => text.parse().map(SenderGrant::Address),
-        };
-        grant.map_err(|error| D::Error::custom(format!("{text:?}: {error}")))
+        text.parse().map_err(|error| D::Error::custom(format!("{text:?}: {error}")))
     }
 }
 
@@ -307,7 +343,7 @@ impl Default for Delivery {
             give_up: Duration::from_secs(5 * 24 * 3600),
             remote_port: 25,
             connect_timeout: limits::CONNECT_TIMEOUT,
-            reply_timeout: limits::REPLY_TIMEOUT,
+            reply_timeout: limits::RELAY_END_REPLY,
             connections_per_hop: limits::CONNECTIONS_PER_HOP,
         }
     }

@@ -11,6 +11,8 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
+use crate::limits;
+
 /// Whatever is written as text.
 pub fn from_text<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(deserializer: D) -> Result<T, D::Error> {
     let text = String::deserialize(deserializer)?;
@@ -54,13 +56,18 @@ pub fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>
     texts.iter().map(read).collect()
 }
 
-/// `90s`, `5m`, `3h`, `5d`.
+/// `90s`, `5m`, `3h`, `5d`, at most [`limits::SPAN`].
 pub fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
     let units = [("s", 1), ("m", 60), ("h", 3600), ("d", 86400)];
-    scaled(&text, &units).map(Duration::from_secs).ok_or_else(|| {
+    let span = scaled(&text, &units).map(Duration::from_secs).ok_or_else(|| {
         D::Error::custom(format!("{text:?} is no span of time; write it like \"90s\", \"5m\", \"3h\" or \"5d\""))
-    })
+    })?;
+    if span > limits::SPAN {
+        let days = limits::SPAN.as_secs() / 86400;
+        return Err(D::Error::custom(format!("{text:?} is longer than any mail waits; write \"{days}d\" at most")));
+    }
+    Ok(span)
 }
 
 /// `500000`, `64KiB`, `50MiB`, `2GiB`.

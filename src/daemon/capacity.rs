@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use super::cgroup;
 use crate::config::Limits;
 use crate::io::stream::Connections;
 use crate::limits;
@@ -27,11 +28,16 @@ struct Machine {
 impl Machine {
     /// What can't be read is not what is short.
     fn read() -> Machine {
-        let least = |paths: &[&str]| paths.iter().filter_map(|path| first_number(path)).min().unwrap_or(u64::MAX);
-        let memory = memory_total().unwrap_or(u64::MAX).min(least(&["/sys/fs/cgroup/memory.max"]));
-        let of_account = getrlimit(Resource::RLIMIT_NPROC).map_or(u64::MAX, |(soft, _)| soft);
-        let of_machine = least(&["/proc/sys/kernel/threads-max", "/sys/fs/cgroup/pids.max"]);
-        Machine { memory, threads: of_account.min(of_machine), descriptors: raise_descriptors() }
+        let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let of_groups = |controller| cgroup::least(&groups, controller, |path| fs::read_to_string(path).ok());
+        let of_account = getrlimit(Resource::RLIMIT_NPROC).ok().map(|(soft, _)| soft);
+        let of_machine = first_number("/proc/sys/kernel/threads-max");
+        let least = |limits: &[Option<u64>]| limits.iter().flatten().copied().min().unwrap_or(u64::MAX);
+        Machine {
+            memory: least(&[memory_total(), of_groups(cgroup::MEMORY)]),
+            threads: least(&[of_account, of_machine, of_groups(cgroup::PIDS)]),
+            descriptors: raise_descriptors(),
+        }
     }
 
     fn connections(&self) -> usize {

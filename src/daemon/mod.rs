@@ -2,12 +2,12 @@
 //!
 //! | thread | how many | ends |
 //! | --- | --- | --- |
-//! | `smtp ADDRESS`, `pop3 ADDRESS` | one a listening socket | first: no new connections |
+//! | `smtp ADDRESS`, `pop3s ADDRESS` and so on | one a listening socket | first: no new connections |
 //! | the peer's address | one a connection | idle ones at once with 421, others within the drain time |
 //! | `delivery N` | `delivery.threads` | after the attempt under way |
 //! | `writer` | one | after the last connection |
 //! | `watch`, `pickup` | one each | with the process |
-//! | `sessions` | one: ends sessions with other hosts that nobody uses | with the process |
+//! | `sessions` | one: ends sessions with other hosts that nobody uses | after the last delivery, and then all of them |
 //! | `names N` | two | with the process |
 //! | `keeper` | one: hears the second process, which is started here too | with the process |
 //! | main | waits for signals | last |
@@ -15,7 +15,9 @@
 //! What keeps it from starting is a [`StartError`] with what to do. Once it runs, nothing but a signal ends it.
 
 mod capacity;
+mod cgroup;
 pub mod keeper;
+mod ports;
 mod reload;
 mod threads;
 
@@ -32,19 +34,22 @@ use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::auth::Gate;
 use crate::config::Config;
 use crate::delivery::Deliverer;
 use crate::dns::{self, Resolver};
-use crate::io::activation::PassedSockets;
-use crate::io::stream::{Connections, Full, Place};
-use crate::io::{account, listener};
+use crate::io::account;
+use crate::io::keeper::Keeper;
+use crate::io::listener::{self, Arrival};
+use crate::io::stream::{Connections, Full, Pace, Place};
 use crate::limits;
 use crate::mail::reply::{self, Reply};
 use crate::maillog;
-use crate::route::{CurrentSite, Site};
-use crate::spool::{Pickup, Spool, Watch};
+use crate::spool::{Pickup, Spool, Watch, Writer};
+use crate::tls::Certificates;
 use crate::{pop3, smtpd};
-use reload::Reloader;
+use ports::{Ports, Purpose};
+use reload::{Loaded, Reloader};
 
 /// What keeps the server from starting.
 #[derive(Debug)]
@@ -81,11 +86,11 @@ fn unavailable(doing: impl fmt::Display, error: &io::Error, mend: &str) -> Start
 
 /// Runs the server until SIGTERM or SIGINT.
 pub fn serve(config_path: &Path) -> Result<(), StartError> {
-    let site = reload::load(config_path).map_err(StartError::Wrong)?;
-    let config = site.config.clone();
+    let loaded = reload::load(config_path).map_err(StartError::Wrong)?;
+    let config = loaded.site.config.clone();
     let signals = Signals::new([SIGHUP, SIGTERM, SIGINT]).map_err(|error| unavailable("catch signals", &error, ""))?;
     let ports = Ports::bind(&config)?;
-    let (_keeper, second) = keeper::start(&config)?;
+    let (keeper, second) = keeper::start(&config)?;
     if let Some(account) = &config.run_as {
         account::become_account(account).map_err(|error| StartError::Unavailable(error.to_string()))?;
     }
@@ -94,46 +99,9 @@ pub fn serve(config_path: &Path) -> Result<(), StartError> {
     })?;
     threads::log_panics();
     second.hear()?;
-    let server = Server::start(site, config_path, ports)?;
+    let server = Server::start(loaded, config_path, ports, keeper)?;
     server.run(signals);
     Ok(())
-}
-
-/// The sockets, bound before privileges are given up.
-struct Ports {
-    smtp: Vec<TcpListener>,
-    pop3: Vec<TcpListener>,
-}
-
-impl Ports {
-    fn bind(config: &Config) -> Result<Ports, StartError> {
-        let bind = |address: &SocketAddr| {
-            listener::bind(*address).map_err(|error| {
-                let mend = match error.kind() {
-                    io::ErrorKind::AddrInUse => "another server has it: stop that one, or set [listen]",
-                    io::ErrorKind::PermissionDenied => {
-                        "ports below 1024 need root: start as root with run_as set, or set [listen]"
-                    }
-                    _ => "set [listen] in the configuration",
-                };
-                unavailable(format!("listen on {address}"), &error, mend)
-            })
-        };
-        let mut passed = PassedSockets::take()
-            .map_err(|error| unavailable("take the sockets passed in", &error, "see systemd.socket(5)"))?;
-        let mut open = |protocol: &str, addresses: &[SocketAddr]| {
-            let (mut sockets, unbound) = passed.of(protocol, addresses);
-            sockets.extend(unbound.iter().map(bind).collect::<Result<Vec<_>, _>>()?);
-            Ok(sockets)
-        };
-        let ports = Ports { smtp: open("smtp", &config.listen.smtp)?, pop3: open("pop3", &config.listen.pop3)? };
-        match passed.left_over() {
-            None => Ok(ports),
-            Some(socket) => Err(StartError::Wrong(format!(
-                "nothing listens on {socket}, which was passed in; name it with FileDescriptorName=, or set [listen]"
-            ))),
-        }
-    }
 }
 
 /// The running server.
@@ -144,72 +112,70 @@ struct Server {
     pop3: Arc<Connections>,
     addresses: Vec<SocketAddr>,
     stopping: Arc<AtomicBool>,
+    deliverer: Arc<Deliverer>,
     deliveries: Vec<JoinHandle<()>>,
+    hop_sessions: JoinHandle<()>,
     writer: JoinHandle<()>,
 }
 
 impl Server {
-    fn start(site: Site, config_path: &Path, ports: Ports) -> Result<Server, StartError> {
-        let config = site.config.clone();
-        let (spool, writer) = Spool::open(&config.spool).map_err(|error| {
-            let mend = match error.kind() {
-                io::ErrorKind::WouldBlock => "another postrider has this spool open; stop it first",
-                io::ErrorKind::PermissionDenied => "the folder must belong to the account that runs postrider",
-                _ => "",
-            };
-            unavailable(format!("open the spool {}", config.spool.display()), &error, mend)
-        })?;
+    fn start(loaded: Loaded, config_path: &Path, ports: Ports, keeper: Arc<Keeper>) -> Result<Server, StartError> {
+        let config = loaded.site.config.clone();
+        let (spool, writer) = open_spool(&config)?;
         let watch = Watch::new(&spool).map_err(|error| unavailable("watch the spool", &error, ""))?;
         let pickup = Pickup::new(&spool).map_err(|error| unavailable("watch the drop folder", &error, ""))?;
         let (spool, method) = (Arc::new(spool), writer.method());
-        let site = Arc::new(CurrentSite::new(site));
         let resolver = Arc::new(Resolver::new(config.dns.resolver));
-        let reloader = Arc::new(Reloader::new(config_path, site.clone(), resolver.clone()));
-        let deliverer = Arc::new(Deliverer::new(&config.delivery, resolver));
+        let certificates = Arc::new(load_certificates(&config, keeper.clone())?);
+        let reloader = Arc::new(Reloader::new(config_path, loaded, resolver.clone(), certificates.clone()));
+        let site = reloader.site();
+        let deliverer = Arc::new(Deliverer::new(&config.delivery, resolver, keeper));
         let (smtp, pop3) = capacity::connections(&config.limits);
         let (names, name_thread) = dns::reverse_names();
-        let smtp_server = Arc::new(smtpd::connection::Server { spool: spool.clone(), site: site.clone(), names });
-        let pop3_server = Arc::new(pop3::connection::Server::new(site.clone()));
+        let gate = Arc::new(Gate::new(site.clone()));
+        let smtp_server = Arc::new(smtpd::connection::Server {
+            spool: spool.clone(),
+            site: site.clone(),
+            names,
+            pace: Pace::CLIENT,
+            gate: gate.clone(),
+            certificates: certificates.clone(),
+        });
+        let pop3_server =
+            Arc::new(pop3::connection::Server::new(site.clone(), gate, certificates.clone(), Pace::CLIENT));
         maillog::started(&config.hostname, &config.spool, method.name(), spool.queued());
 
-        let mut start = threads::Starter::default();
-        let writer = start.writer(spool.clone(), writer);
-        let deliveries = (1..=config.delivery.threads)
-            .map(|number| {
-                let (spool, site, deliverer) = (spool.clone(), site.clone(), deliverer.clone());
-                start.restarting(format!("delivery {number}"), move || deliverer.run(&spool, &site))
-            })
-            .collect();
-        start.once("watch", {
+        let writer = threads::writer(spool.clone(), writer)?;
+        let delivery = |number| {
+            let (spool, site, deliverer) = (spool.clone(), site.clone(), deliverer.clone());
+            threads::restarting(&format!("delivery {number}"), move || deliverer.run(&spool, &site))
+        };
+        let deliveries = (1..=config.delivery.threads).map(delivery).collect::<Result<_, _>>()?;
+        threads::restarting("watch", {
             let (spool, reloader) = (spool.clone(), reloader.clone());
-            move || watch.run(&spool, || reloader.reload_changed_tables())
-        });
-        start.restarting("pickup".to_owned(), {
+            let each_second = move || {
+                reloader.reload_changed_tables();
+                certificates.look();
+            };
+            move || watch.run(&spool, &each_second)
+        })?;
+        threads::restarting("pickup", {
             let (spool, site) = (spool.clone(), site.clone());
             move || pickup.run(&spool, &site)
-        });
-        start.restarting("sessions".to_owned(), {
+        })?;
+        let hop_sessions = threads::restarting("sessions", {
             let (spool, site, deliverer) = (spool.clone(), site.clone(), deliverer.clone());
             move || deliverer.tend(&spool, &site)
-        });
+        })?;
         for number in 1..=2 {
             let thread = name_thread.clone();
-            start.once(&format!("names {number}"), move || thread.run());
+            threads::restarting(&format!("names {number}"), move || thread.run())?;
         }
         let stopping = Arc::new(AtomicBool::new(false));
-        let mut addresses = Vec::new();
-        for listener in ports.smtp {
-            let server = smtp_server.clone();
-            let door = Door { protocol: "smtp", open: smtp.clone(), refuse: smtp_refusal, stopping: stopping.clone() };
-            addresses.extend(door.open(&mut start, listener, move |place| smtpd::connection::serve(place, &server)));
-        }
-        for listener in ports.pop3 {
-            let server = pop3_server.clone();
-            let door = Door { protocol: "pop3", open: pop3.clone(), refuse: pop3_refusal, stopping: stopping.clone() };
-            addresses.extend(door.open(&mut start, listener, move |place| pop3::connection::serve(place, &server)));
-        }
-        start.result().map_err(|error| unavailable("start a thread", &error, "raise the limit of processes"))?;
-        Ok(Server { spool, reloader, smtp, pop3, addresses, stopping, deliveries, writer })
+        let behind = Behind { smtp: (smtp_server, smtp.clone()), pop3: (pop3_server, pop3.clone()), stopping };
+        let addresses = behind.open_all(ports)?;
+        let stopping = behind.stopping;
+        Ok(Server { spool, reloader, smtp, pop3, addresses, stopping, deliverer, deliveries, hop_sessions, writer })
     }
 
     fn run(self, mut signals: Signals) {
@@ -245,8 +211,11 @@ impl Server {
         wait_until(deadline, || in_sessions() + in_deliveries() == 0);
         self.smtp.close_all();
         self.pop3.close_all();
-        wait_until(Instant::now() + LAST_WORDS, || in_sessions() == 0);
+        self.deliverer.end();
+        self.hop_sessions.thread().unpark();
+        wait_until(Instant::now() + LAST_WORDS, || in_sessions() == 0 && self.hop_sessions.is_finished());
         let unfinished = in_deliveries();
+        self.spool.write_unwritten();
         self.spool.stop_writer();
         wait_until(Instant::now() + limits::DRAIN, || self.writer.is_finished());
         self.spool.sync_removals();
@@ -259,7 +228,52 @@ fn tell_starter(states: &[NotifyState]) {
     let _ = sd_notify::notify(states);
 }
 
-/// How long sessions that were cut off have to say so.
+fn open_spool(config: &Config) -> Result<(Spool, Writer), StartError> {
+    Spool::open(&config.spool).map_err(|error| {
+        let mend = match error.kind() {
+            io::ErrorKind::WouldBlock => "another postrider has this spool open; stop it first",
+            io::ErrorKind::PermissionDenied => "the folder must belong to the account that runs postrider",
+            _ => "",
+        };
+        unavailable(format!("open the spool {}", config.spool.display()), &error, mend)
+    })
+}
+
+fn load_certificates(config: &Config, keeper: Arc<Keeper>) -> Result<Certificates, StartError> {
+    let loaded = Certificates::load(&config.tls, config.hostname.as_str(), &config.spool, Box::new(keeper));
+    loaded.map_err(|error| StartError::Wrong(error.to_string()))
+}
+
+/// What stands behind the sockets, and the connections that each protocol has open.
+struct Behind {
+    smtp: (Arc<smtpd::connection::Server>, Arc<Connections>),
+    pop3: (Arc<pop3::connection::Server>, Arc<Connections>),
+    stopping: Arc<AtomicBool>,
+}
+
+impl Behind {
+    fn open_all(&self, ports: Ports) -> Result<Vec<SocketAddr>, StartError> {
+        ports.0.into_iter().map(|(purpose, listener)| self.open(purpose, listener)).collect()
+    }
+
+    fn open(&self, purpose: Purpose, listener: TcpListener) -> Result<SocketAddr, StartError> {
+        let (protocol, refuse, stopping) = (purpose.name(), port_refusal(purpose), self.stopping.clone());
+        match purpose {
+            Purpose::Smtp(port) => {
+                let (server, open) = self.smtp.clone();
+                let door = Door { protocol, open, refuse, stopping };
+                door.open(listener, move |place| smtpd::connection::serve(place, &server, port))
+            }
+            Purpose::Pop3(port) => {
+                let (server, open) = self.pop3.clone();
+                let door = Door { protocol, open, refuse, stopping };
+                door.open(listener, move |place| pop3::connection::serve(place, &server, port))
+            }
+        }
+    }
+}
+
+/// How long sessions that were cut off, and those with other hosts, have to say so.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 fn wait_until(deadline: Instant, done: impl Fn() -> bool) {
@@ -290,22 +304,24 @@ impl Door {
     /// Starts the accept loop; `serve` runs in a thread of its own for each connection. Returns the address.
     fn open(
         self,
-        start: &mut threads::Starter,
         listener: TcpListener,
         serve: impl Fn(Place) + Send + Sync + 'static,
-    ) -> Option<SocketAddr> {
-        let address = listener.local_addr().ok()?;
+    ) -> Result<SocketAddr, StartError> {
+        let address = listener.local_addr().map_err(|error| unavailable("name a listening socket", &error, ""))?;
         maillog::listening(self.protocol, address, self.open.most());
         let serve = Arc::new(serve);
-        start.restarting(format!("{} {address}", self.protocol), move || {
-            listener::accept(
-                &listener,
-                || self.stopping.load(Ordering::SeqCst),
-                |stream, peer| self.take(stream, peer, &serve),
-                |error| maillog::shortage("accept", error),
-            );
-        });
-        Some(address)
+        threads::restarting(&format!("{} {address}", self.protocol), move || {
+            listener::accept(&listener, || self.stopping.load(Ordering::SeqCst), |arrival| self.meet(arrival, &serve));
+        })?;
+        Ok(address)
+    }
+
+    fn meet(&self, arrival: Arrival, serve: &Arc<impl Fn(Place) + Send + Sync + 'static>) {
+        match arrival {
+            Arrival::Client(stream, peer) => self.take(stream, peer, serve),
+            Arrival::OneTooMany(stream) => say(&stream, &(self.refuse)(Full::All).0),
+            Arrival::Shortage(error) => maillog::shortage("accept", &error),
+        }
     }
 
     fn take(&self, stream: TcpStream, peer: SocketAddr, serve: &Arc<impl Fn(Place) + Send + Sync + 'static>) {
@@ -335,6 +351,18 @@ fn wire(reply: &Reply) -> Vec<u8> {
     let mut words = Vec::new();
     reply.write_to(&mut words);
     words
+}
+
+/// What a client is told for whom there is no place.
+fn port_refusal(purpose: Purpose) -> fn(Full) -> (Vec<u8>, &'static str) {
+    match purpose {
+        Purpose::Smtp(smtpd::connection::Port::Submissions) | Purpose::Pop3(pop3::connection::Port::Pop3s) => {
+            // Words in clear are none there, and a handshake is more than it may cost.
+            |full| (Vec::new(), smtp_refusal(full).1)
+        }
+        Purpose::Smtp(_) => smtp_refusal,
+        Purpose::Pop3(_) => pop3_refusal,
+    }
 }
 
 fn smtp_refusal(full: Full) -> (Vec<u8>, &'static str) {

@@ -1,6 +1,6 @@
 //! How threads are made: each has a name, and one that panics says so in the log and harms no other.
 //!
-//! What must go on (accept loops, delivery) is begun again after a panic. The writer can't be: half a batch may be
+//! What must go on (accept loops, delivery, the watch) is begun again after a panic. The writer can't be: half a batch may be
 //! committed, so the process ends and the next start clears up. The number of panics is in the log and must be 0.
 
 use std::io;
@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, Builder, JoinHandle};
 use std::time::Duration;
 
+use super::{StartError, unavailable};
 use crate::io::stream::Place;
 use crate::limits;
 use crate::maillog;
@@ -36,48 +37,29 @@ pub fn log_panics() {
     }));
 }
 
-/// Starts threads, and keeps the first error for the end.
-#[derive(Default)]
-pub struct Starter {
-    error: Option<io::Error>,
+/// A thread that runs `body` once.
+pub fn once(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {
+    let started = Builder::new().name(name.to_owned()).spawn(body);
+    started.map_err(|error| unavailable("start a thread", &error, "raise the limit of processes"))
 }
 
-impl Starter {
-    /// A thread that runs `body` once.
-    pub fn once(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
-        match Builder::new().name(name.to_owned()).spawn(body) {
-            Ok(thread) => thread,
-            Err(error) => {
-                self.error.get_or_insert(error);
-                // Only so that there is a handle: the server does not start.
-                thread::spawn(|| {})
-            }
+/// A thread that begins `body` again when it panics.
+pub fn restarting(name: &str, body: impl Fn() + Send + 'static) -> Result<JoinHandle<()>, StartError> {
+    once(name, move || {
+        while panic::catch_unwind(AssertUnwindSafe(&body)).is_err() {
+            thread::sleep(RESTART_PAUSE);
         }
-    }
+    })
+}
 
-    /// A thread that begins `body` again when it panics.
-    pub fn restarting(&mut self, name: String, body: impl Fn() + Send + 'static) -> JoinHandle<()> {
-        self.once(&name, move || {
-            while panic::catch_unwind(AssertUnwindSafe(&body)).is_err() {
-                thread::sleep(RESTART_PAUSE);
-            }
-        })
-    }
-
-    /// The writer's thread.
-    pub fn writer(&mut self, spool: Arc<Spool>, writer: Writer) -> JoinHandle<()> {
-        self.once("writer", move || {
-            if panic::catch_unwind(AssertUnwindSafe(|| writer.run(&spool))).is_err() {
-                maillog::flush();
-                process::exit(70);
-            }
-        })
-    }
-
-    /// Whether all of them were started.
-    pub fn result(self) -> io::Result<()> {
-        self.error.map_or(Ok(()), Err)
-    }
+/// The writer's thread.
+pub fn writer(spool: Arc<Spool>, writer: Writer) -> Result<JoinHandle<()>, StartError> {
+    once("writer", move || {
+        if panic::catch_unwind(AssertUnwindSafe(|| writer.run(&spool))).is_err() {
+            maillog::flush();
+            process::exit(70);
+        }
+    })
 }
 
 /// A thread for one connection, named after its peer. Where none can be had, the place is given back.
@@ -98,5 +80,19 @@ pub fn connection(
         Ok(_) => Ok(()),
         // A thread that was not made has taken nothing.
         Err(error) => take(&slot).map_or(Ok(()), |place| Err((error, place))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_panics_is_begun_again() {
+        let begun = Arc::new(AtomicUsize::new(0));
+        let count = begun.clone();
+        let thread = restarting("test", move || assert_ne!(count.fetch_add(1, Ordering::SeqCst), 0, "on purpose"));
+        thread.unwrap().join().unwrap();
+        assert_eq!(begun.load(Ordering::SeqCst), 2);
     }
 }

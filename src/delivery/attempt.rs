@@ -4,14 +4,15 @@
 //! outcome is known, each with the target it is about. Mail for mailboxes here is delivered first; then each next hop
 //! has its turn, and one without room breaks the round off until it has.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::group::{self, Group};
 use super::plan::{Plan, plan};
-use super::remote::{Group, Turn};
+use super::remote::Turn;
 use super::{Deliverer, local, patience, report};
 use crate::io::clock::Now;
 use crate::mail::address::Address;
-use crate::mail::dsn::GIVEN_UP;
 use crate::mail::outcome::{Cause, Outcome};
 use crate::mail::reply::Enhanced;
 use crate::maildir::Maildir;
@@ -45,7 +46,7 @@ fn by_rename(mut claim: Claim<'_>, address: &Address, site: &Site, deliverer: &D
     };
     let (id, waited) = (claim.id, claim.waited());
     let failure = match renamed {
-        Ok(Renamed::Done) => return maillog::delivered(id, address, "rename", waited),
+        Ok(Renamed::Done) => return maillog::delivered(id, address, ("rename", None), waited),
         Ok(Renamed::Impossible) => None,
         Err(error) => Some(Outcome::Deferred(local::broken(&error))),
     };
@@ -55,7 +56,7 @@ fn by_rename(mut claim: Claim<'_>, address: &Address, site: &Site, deliverer: &D
         None => attempt.run(),
         Some(outcome) => {
             attempt.is_real = true;
-            attempt.apply(0, outcome);
+            attempt.apply(0, outcome, None);
             attempt.settle();
         }
     }
@@ -81,7 +82,9 @@ struct Attempt<'a> {
     tried: Vec<usize>,
     /// Whether a next hop had no room.
     is_full: bool,
-    /// Whether anything but hops that are down was tried.
+    /// Whether someone got it of whom the state on the disk does not say so yet.
+    is_news: bool,
+    /// Whether anything but hops that are down, or turned out to be, was tried.
     is_real: bool,
     /// How long the first of those is left alone.
     down_for: Option<Duration>,
@@ -91,20 +94,33 @@ impl<'a> Attempt<'a> {
     fn new(mut claim: Claim<'a>, state: State, site: &'a Site, deliverer: &'a Deliverer) -> Attempt<'a> {
         let before = std::mem::take(&mut claim.tried);
         let tried = Vec::new();
-        Attempt { claim, state, site, deliverer, before, tried, is_full: false, is_real: false, down_for: None }
+        Attempt {
+            claim,
+            state,
+            site,
+            deliverer,
+            before,
+            tried,
+            is_full: false,
+            is_news: false,
+            is_real: false,
+            down_for: None,
+        }
     }
 
     fn run(mut self) {
         // What failed while it was resolved has no attempt to log it.
-        for target in
-            self.state.targets.iter().filter(|target| target.status == Status::Failed && target.when.is_none())
-        {
-            maillog::failed(self.claim.id, &target.address, None, target.reply.as_deref().unwrap_or_default());
+        let now = Now::read().wall;
+        for target in self.state.targets.iter_mut().filter(|target| target.status == Status::Failed) {
+            if target.when.is_none() {
+                target.when = Some(now);
+                maillog::failed(self.claim.id, &target.address, None, target.reply.as_deref().unwrap_or_default());
+            }
         }
         for at in self.open(Via::Mailbox) {
             let outcome = local::to_mailbox(&mut self.claim, &self.state.targets[at], at + 1, self.site);
             self.is_real = true;
-            self.apply(at, outcome);
+            self.apply(at, outcome, None);
         }
         for at in self.open(Via::Alias) {
             // There is nothing to try, and its reply says why.
@@ -112,8 +128,17 @@ impl<'a> Attempt<'a> {
             self.tried.push(at);
             self.is_real = true;
         }
-        for group in self.groups() {
-            self.try_hop(&group);
+        let mut groups: VecDeque<Group> = self.groups().into();
+        while let Some(group) = groups.pop_front() {
+            let goes_on = !self.claim.spool().is_stopping() && (!self.is_news || self.record());
+            if !goes_on {
+                // What is known is written down with the rest, or kept in memory until it can be.
+                self.is_full = true;
+                break;
+            }
+            if let Some(rest) = self.try_hop(&group) {
+                groups.push_front(rest);
+            }
         }
         self.settle();
     }
@@ -126,49 +151,74 @@ impl<'a> Attempt<'a> {
         self.state.targets.iter().enumerate().filter(is_open).map(|(at, _)| at).collect()
     }
 
-    /// The targets at other hosts, by next hop.
+    /// The targets at other hosts, as they go out together.
     fn groups(&self) -> Vec<Group> {
-        let mut groups: Vec<Group> = Vec::new();
-        for at in self.open(Via::NextHop) {
-            let (hop, why) = self.site.next_hop(self.state.targets[at].address.host());
-            match groups.iter_mut().find(|group| group.hop == hop) {
-                Some(group) => group.targets.push(at),
-                None => groups.push(Group { hop, why, targets: vec![at] }),
-            }
-        }
-        groups
+        let day = Now::read().day();
+        group::groups(&self.open(Via::NextHop), &self.state.targets, &self.claim.entry.envelope, (self.site, day))
     }
 
-    fn try_hop(&mut self, group: &Group) {
-        match self.deliverer.remote.deliver(&mut self.claim, group, &self.state.targets, self.site) {
-            Turn::Full => self.is_full = true,
+    /// Writes down what was found so far, before more is tried: the next transaction may take minutes, and a crash in it
+    /// must not send to anyone again. Says whether it could.
+    fn record(&mut self) -> bool {
+        let recorded = self.claim.record(&self.state);
+        self.is_news &= recorded.is_err();
+        recorded.inspect_err(|error| maillog::spool_error(Some(self.claim.id), error)).is_ok()
+    }
+
+    /// Tries a group, and returns the part of it that goes on once what was found is on the disk.
+    fn try_hop(&mut self, group: &Group) -> Option<Group> {
+        let outcomes = match self.deliverer.remote.deliver(&mut self.claim, group, self.site) {
+            Turn::Full => {
+                self.is_full = true;
+                return None;
+            }
             Turn::Down(cause, wait) => {
-                self.down_for = Some(self.down_for.map_or(wait, |first| first.min(wait)));
-                group.targets.iter().for_each(|at| self.apply(*at, Outcome::Deferred(cause.clone())));
+                self.note_down(wait);
+                group.targets.iter().for_each(|at| self.apply(*at, Outcome::Deferred(cause.clone()), None));
+                return None;
             }
-            Turn::Tried(outcomes) => {
-                self.is_real = true;
-                for (at, (outcome, reports)) in group.targets.iter().zip(outcomes) {
-                    self.apply(*at, outcome);
-                    let target = &mut self.state.targets[*at];
-                    if reports && target.status == Status::Delivered {
-                        // The sender's wish went with the message: the next host tells what becomes of it.
-                        target.told = Told::End;
-                    }
+            Turn::Tried(outcomes, down_for) => {
+                match down_for {
+                    Some(wait) => self.note_down(wait),
+                    None => self.is_real = true,
                 }
+                outcomes
+            }
+        };
+        let mut undecided = Vec::new();
+        for (place, (at, answer)) in group.targets.iter().zip(outcomes).enumerate() {
+            let Some(answer) = answer else {
+                undecided.push(place);
+                continue;
+            };
+            self.apply(*at, answer.outcome, answer.tls.as_deref());
+            let target = &mut self.state.targets[*at];
+            if answer.reports && target.status == Status::Delivered {
+                // The sender's wish went with the message: the next host tells what becomes of it.
+                target.told = Told::End;
             }
         }
+        group.part(&undecided)
     }
 
-    /// Notes the outcome of one target.
-    fn apply(&mut self, at: usize, outcome: Outcome) {
+    fn note_down(&mut self, wait: Duration) {
+        self.down_for = Some(self.down_for.map_or(wait, |first| first.min(wait)));
+    }
+
+    /// Notes the outcome of one target, and what protected it.
+    fn apply(&mut self, at: usize, outcome: Outcome, tls: Option<&str>) {
         self.tried.push(at);
         let (id, waited) = (self.claim.id, self.claim.waited());
         let target = &mut self.state.targets[at];
+        if target.told == Told::End {
+            // A person had it tried again, and what was told is not its end any more.
+            target.told = Told::Nothing;
+        }
         let cause = match outcome {
             Outcome::Delivered(cause) => {
                 target.status = Status::Delivered;
-                maillog::delivered(id, &target.address, cause.host.as_deref().unwrap_or("copy"), waited);
+                self.is_news = true;
+                maillog::delivered(id, &target.address, (cause.host.as_deref().unwrap_or("copy"), tls), waited);
                 cause
             }
             Outcome::Deferred(cause) => cause,
@@ -178,6 +228,7 @@ impl<'a> Attempt<'a> {
                 cause
             }
         };
+        target.gave_up = false;
         target.reply = Some(cause.to_string());
         target.host = cause.host;
         target.when = Some(Now::read().wall);
@@ -221,9 +272,9 @@ impl<'a> Attempt<'a> {
         let why = target.reply.clone().unwrap_or_default();
         if give_up {
             target.status = Status::Failed;
-            let why = Cause::local(Enhanced(5, 4, 7), format!("{GIVEN_UP}{why}")).to_string();
+            target.gave_up = true;
+            let why = Cause::local(Enhanced(5, 4, 7), format!("given up; the last reply was: {why}")).to_string();
             maillog::failed(self.claim.id, &target.address, target.host.as_deref(), &why);
-            target.reply = Some(why);
         } else {
             maillog::deferred(self.claim.id, &target.address, target.host.as_deref(), &why, retry);
         }

@@ -60,6 +60,10 @@ impl<'e> Outgoing<'e> {
             let text = "an address or the header needs SMTPUTF8, which the next host does not speak";
             return Ok(Err(Outcome::Failed(Cause::local(Enhanced(5, 6, 7), text))));
         }
+        if let Some(most) = offers.size.filter(|most| *most < self.size()) {
+            let text = format!("the message has {} octets, and the next host takes {most} at most", self.size());
+            return Ok(Err(Outcome::Failed(Cause::local(Enhanced(5, 3, 4), text))));
+        }
         if offers.eight_bit_mime || as_it_is {
             if parameters.body.is_none() && !self.is_seven_bit()? {
                 parameters.body = Some(Body::EightBitMime);
@@ -207,7 +211,6 @@ mod tests {
         smtputf8: true,
         chunking: true,
         dsn: true,
-        enhanced_status_codes: true,
     };
 
     /// What a hop that offers `offers` gets of `message`, or the code it fails with.

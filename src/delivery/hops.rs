@@ -40,7 +40,7 @@ pub enum Admission<'h> {
 pub struct Ticket<'h> {
     hops: &'h Hops,
     hop: NextHop,
-    verdict: Option<Verdict>,
+    is_given_back: bool,
 }
 
 /// What a thread found out about a hop.
@@ -48,7 +48,7 @@ pub struct Ticket<'h> {
 pub enum Verdict {
     /// It answered and took its part of the work, whatever it said to it.
     Worked,
-    /// It asked for less, or broke off.
+    /// It asked for less, broke off, or took very long.
     Strained,
     /// It could not be spoken with.
     Unreachable(Cause),
@@ -64,21 +64,20 @@ impl Hops {
     pub fn enter(&self, hop: &NextHop, id: QueueId, (asked, settings): (bool, &Delivery)) -> Admission<'_> {
         let now = Now::read().boot;
         match self.table().enter(hop, id, asked, &Moment { now, settings }) {
-            Entered::Granted => Admission::Granted(Ticket { hops: self, hop: hop.clone(), verdict: None }),
+            Entered::Granted => Admission::Granted(Ticket { hops: self, hop: hop.clone(), is_given_back: false }),
             Entered::Full => Admission::Full,
             Entered::Down(cause, wait) => Admission::Down(cause, wait),
         }
     }
 
-    /// Wakes an entry that has room by now, in case a wake-up went to one that was gone: called about once a second.
+    /// Wakes as many entries as have room, in case wake-ups went to some that were gone: called about once a second.
     /// `wake` says whether there still is such an entry.
     pub fn wake(&self, settings: &Delivery, wake: impl Fn(QueueId) -> bool) {
-        let now = Now::read().boot;
-        loop {
-            let Some(id) = self.table().next_to_wake(&Moment { now, settings }) else { return };
-            if wake(id) {
-                return;
-            }
+        let moment = Moment { now: Now::read().boot, settings };
+        let mut room = self.table().room();
+        while room > 0 {
+            let Some(id) = self.table().next_to_wake(&moment) else { return };
+            room -= usize::from(wake(id));
         }
     }
 
@@ -88,23 +87,28 @@ impl Hops {
 }
 
 impl Ticket<'_> {
-    /// Gives the leave back with what was found out. Returns the entries to wake.
-    pub fn give_back(mut self, verdict: Verdict, settings: &Delivery) -> Vec<QueueId> {
-        self.verdict = Some(verdict.clone());
+    /// Gives the leave back with what was found out, if anything was. Returns the entries to wake, and for how long the hop
+    /// is left alone if it is down.
+    pub fn give_back(mut self, verdict: Option<Verdict>, settings: &Delivery) -> (Vec<QueueId>, Option<Duration>) {
+        self.is_given_back = true;
         let now = Now::read().boot;
         let Left { wake, news } = self.hops.table().leave(&self.hop, verdict, &Moment { now, settings });
+        let mut down_for = None;
         match news {
-            Some(News::Down(cause, wait)) => maillog::hop_down(&self.hop, &cause, wait),
+            Some(News::Down(cause, wait)) => {
+                maillog::hop_down(&self.hop, &cause, wait);
+                down_for = Some(wait);
+            }
             Some(News::Up) => maillog::hop_up(&self.hop),
             None => {}
         }
-        wake
+        (wake, down_for)
     }
 }
 
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
-        if self.verdict.is_none() {
+        if !self.is_given_back {
             self.hops.table().abandon(&self.hop);
         }
     }
@@ -177,18 +181,29 @@ impl Line {
         }
     }
 
-    fn next(&mut self) -> Option<QueueId> {
-        let id = self.order.pop_front()?;
+    /// Who leaves keeps its place in `order`, which means nothing then.
+    fn leave(&mut self, id: QueueId) {
         self.present.remove(&id);
-        Some(id)
+        if self.present.is_empty() {
+            self.order.clear();
+        }
+    }
+
+    fn next(&mut self) -> Option<QueueId> {
+        loop {
+            let id = self.order.pop_front()?;
+            if self.present.remove(&id) {
+                return Some(id);
+            }
+        }
     }
 
     fn all(&mut self) -> Vec<QueueId> {
-        std::mem::take(self).order.into()
+        std::iter::from_fn(|| self.next()).collect()
     }
 
     fn is_empty(&self) -> bool {
-        self.order.is_empty()
+        self.present.is_empty()
     }
 }
 
@@ -213,19 +228,18 @@ impl Table {
 
     fn enter(&mut self, name: &NextHop, id: QueueId, asked: bool, moment: &Moment<'_>) -> Entered {
         self.forget_old(moment.now);
-        let most_unproven = (self.most / 2).max(1);
-        let (all_full, unproven_full) = (self.running >= self.most, self.unproven >= most_unproven);
-        let hop = self.hops.entry(name.clone()).or_insert_with(Hop::new);
+        let share = self.share();
+        let all_full = self.room() == 0;
+        let hop = self.hops.entry(name.clone()).or_insert_with(Hop::unknown);
         hop.used = moment.now;
         if let Some(down) = hop.down.as_ref().filter(|down| moment.now < down.until && !asked) {
             return Entered::Down(down.cause.clone(), down.until - moment.now);
         }
-        // Whether a hop that was down is back, one attempt tells.
-        let window = if hop.down.is_some() { 1 } else { hop.window.min(moment.settings.connections_per_hop) };
-        if all_full || hop.running >= window || (unproven_full && !hop.is_proven) {
+        if all_full || !hop.has_room(share, moment.settings) {
             hop.parked.join(id);
             return Entered::Full;
         }
+        hop.parked.leave(id);
         hop.running += 1;
         self.turn += 1;
         hop.last_turn = self.turn;
@@ -234,14 +248,15 @@ impl Table {
         Entered::Granted
     }
 
-    /// Wakes all who wait for a hop that is down, so that they learn it; else those that have room now.
-    fn leave(&mut self, name: &NextHop, verdict: Verdict, moment: &Moment<'_>) -> Left {
+    /// Wakes all who wait for a hop that is down, so that they learn it, and those that have room now.
+    fn leave(&mut self, name: &NextHop, verdict: Option<Verdict>, moment: &Moment<'_>) -> Left {
         self.abandon(name);
         let mut left = Left::default();
         let Some(hop) = self.hops.get_mut(name) else { return left };
         hop.used = moment.now;
         match verdict {
-            Verdict::Worked => {
+            None => {}
+            Some(Verdict::Worked) => {
                 left.news = hop.down.take().map(|_| News::Up);
                 if !hop.is_proven {
                     hop.is_proven = true;
@@ -250,8 +265,10 @@ impl Table {
                 }
                 hop.window = (hop.window + 1).min(moment.settings.connections_per_hop);
             }
-            Verdict::Strained => hop.window = (hop.window / 2).max(1),
-            Verdict::Unreachable(cause) => {
+            // One connection too many is refused by a hop that works for the others.
+            Some(Verdict::Unreachable(_)) if hop.is_proven && hop.running > 0 => hop.window = hop.running,
+            Some(Verdict::Strained) => hop.window = (hop.window / 2).max(1),
+            Some(Verdict::Unreachable(cause)) => {
                 let since = hop.down.as_ref().map_or(moment.now, |down| down.since);
                 let waited = moment.now.saturating_sub(since);
                 let wait = patience::next_wait(waited, moment.settings, patience::chance());
@@ -262,11 +279,10 @@ impl Table {
                     self.unproven += hop.running;
                 }
                 left.wake = hop.parked.all();
-                return left;
             }
         }
         // One place is free, and a window that grew may have made another.
-        let room = self.most.saturating_sub(self.running).min(2);
+        let room = self.room().min(2);
         left.wake.extend((0..room).filter_map(|_| self.next_to_wake(moment)));
         left
     }
@@ -282,18 +298,31 @@ impl Table {
     /// The entry whose turn it is, if there is room for it: that of the hop with the fewest threads, and among those of
     /// the one whose last turn is longest ago.
     fn next_to_wake(&mut self, moment: &Moment<'_>) -> Option<QueueId> {
-        let unproven_full = self.unproven >= (self.most / 2).max(1);
-        if self.running >= self.most {
+        if self.room() == 0 {
             return None;
         }
-        let has_room = |hop: &&mut Hop| {
-            let window = if hop.down.is_some() { 1 } else { hop.window.min(moment.settings.connections_per_hop) };
-            !hop.parked.is_empty() && hop.running < window && (hop.is_proven || !unproven_full)
-        };
+        let share = self.share();
+        let has_room = |hop: &&mut Hop| !hop.parked.is_empty() && hop.has_room(share, moment.settings);
         let next = self.hops.values_mut().filter(has_room).min_by_key(|hop| (hop.running, hop.last_turn))?;
         self.turn += 1;
         next.last_turn = self.turn;
         next.parked.next()
+    }
+
+    /// Threads that may speak with other hosts besides those that do.
+    fn room(&self) -> usize {
+        self.most.saturating_sub(self.running)
+    }
+
+    fn share(&self) -> Share {
+        let most = (self.most / 2).max(1);
+        if self.unproven >= most {
+            Share::Full
+        } else if self.unproven >= most / 2 {
+            Share::Scarce
+        } else {
+            Share::Free
+        }
     }
 
     /// Bounds the memory: what was not used for long, and is not in use, is unknown again.
@@ -310,159 +339,29 @@ impl Table {
 }
 
 impl Hop {
-    fn new() -> Hop {
+    fn unknown() -> Hop {
         Hop { window: FIRST_WINDOW, ..Hop::default() }
     }
+
+    fn has_room(&self, share: Share, settings: &Delivery) -> bool {
+        let window = match share {
+            // Whether a hop that was down is back, one attempt tells; so it does of each of many that are unknown.
+            _ if self.down.is_some() => 1,
+            Share::Scarce if !self.is_proven => 1,
+            _ => self.window.min(settings.connections_per_hop),
+        };
+        self.running < window && (self.is_proven || share != Share::Full)
+    }
+}
+
+/// What is left of the threads for hops that have not taken a message yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Share {
+    Free,
+    /// Each gets one only.
+    Scarce,
+    Full,
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::mail::reply::Enhanced;
-
-    fn id(number: u64) -> QueueId {
-        QueueId::after(None, Duration::from_secs(number), 0)
-    }
-
-    fn hop(name: &str) -> NextHop {
-        name.parse().unwrap()
-    }
-
-    struct World {
-        table: Table,
-        settings: Delivery,
-        now: Duration,
-        next: u64,
-    }
-
-    impl World {
-        fn new(threads: usize) -> World {
-            World { table: Table::new(threads), settings: Delivery::default(), now: Duration::from_secs(100), next: 0 }
-        }
-
-        fn enter(&mut self, name: &str) -> Entered {
-            self.next += 1;
-            self.enter_as(name, self.next, false)
-        }
-
-        fn enter_as(&mut self, name: &str, number: u64, asked: bool) -> Entered {
-            self.table.enter(&hop(name), id(number), asked, &Moment { now: self.now, settings: &self.settings })
-        }
-
-        fn leave(&mut self, name: &str, verdict: Verdict) -> Vec<QueueId> {
-            self.table.leave(&hop(name), verdict, &Moment { now: self.now, settings: &self.settings }).wake
-        }
-
-        fn fill(&mut self, name: &str) -> usize {
-            (0..1000).take_while(|_| self.enter(name) == Entered::Granted).count()
-        }
-    }
-
-    fn unreachable() -> Verdict {
-        Verdict::Unreachable(Cause::local(Enhanced(4, 4, 1), "no answer"))
-    }
-
-    #[test]
-    fn a_new_hop_gets_little_and_one_that_works_gets_more() {
-        let mut world = World::new(16);
-        assert_eq!(world.fill("a.example"), FIRST_WINDOW);
-        for _ in 0..20 {
-            world.leave("a.example", Verdict::Worked);
-            assert_eq!(world.enter("a.example"), Entered::Granted);
-        }
-        assert_eq!(FIRST_WINDOW + world.fill("a.example"), world.settings.connections_per_hop);
-        world.leave("a.example", Verdict::Strained);
-        assert_eq!(world.fill("a.example"), 0);
-    }
-
-    #[test]
-    fn dead_hops_leave_room_for_good_ones_and_both_for_local_mail() {
-        let mut world = World::new(16);
-        world.enter("good.example");
-        world.leave("good.example", Verdict::Worked);
-        let dead: usize = (0..50).map(|at| world.fill(&format!("dead{at}.example"))).sum();
-        assert_eq!(dead, 6, "half of what is not kept for local mail");
-        assert_eq!(world.enter("good.example"), Entered::Granted);
-        let good: usize = (0..50).map(|_| usize::from(world.enter("good.example") == Entered::Granted)).sum();
-        assert!(good >= 2 && dead + 1 + good <= 12, "{good}");
-    }
-
-    #[test]
-    fn one_thread_for_all_still_reaches_other_hosts() {
-        let mut world = World::new(1);
-        assert_eq!(world.enter("a.example"), Entered::Granted);
-        assert_eq!(world.enter("b.example"), Entered::Full);
-    }
-
-    #[test]
-    fn what_is_down_costs_one_attempt_and_tells_all_who_wait() {
-        let mut world = World::new(16);
-        assert_eq!(world.fill("a.example"), 2);
-        world.enter("a.example");
-        assert_eq!(world.leave("a.example", unreachable()).len(), 2, "both learn of it");
-        let Entered::Down(cause, wait) = world.enter("a.example") else { panic!("it is down") };
-        assert_eq!(cause.reply.enhanced(), Some(Enhanced(4, 4, 1)));
-        assert!(wait <= world.settings.retry_min.mul_f64(1.1));
-        world.leave("a.example", unreachable());
-        world.now += world.settings.retry_min * 2;
-        assert_eq!(world.enter("a.example"), Entered::Granted, "one attempt tells");
-        assert_eq!(world.enter("a.example"), Entered::Full);
-        assert_eq!(world.leave("a.example", Verdict::Worked).len(), 1);
-        assert_eq!(world.enter("a.example"), Entered::Granted);
-    }
-
-    #[test]
-    fn who_asks_is_let_in_where_others_are_not() {
-        let mut world = World::new(16);
-        world.enter("a.example");
-        world.leave("a.example", unreachable());
-        assert!(matches!(world.enter("a.example"), Entered::Down(..)));
-        assert_eq!(world.enter_as("a.example", 77, true), Entered::Granted);
-        assert_eq!(world.enter_as("a.example", 78, true), Entered::Full, "one at a time");
-        assert_eq!(world.leave("a.example", unreachable()), [id(78)]);
-    }
-
-    #[test]
-    fn hops_are_woken_in_turn() {
-        let mut world = World::new(2);
-        assert_eq!(world.enter_as("a.example", 1, false), Entered::Granted);
-        for (name, number) in [("a.example", 2), ("a.example", 3), ("b.example", 4), ("c.example", 5)] {
-            assert_eq!(world.enter_as(name, number, false), Entered::Full);
-        }
-        let mut woken: Vec<QueueId> = Vec::new();
-        for _ in 0..4 {
-            woken.extend(world.leave("a.example", Verdict::Worked));
-        }
-        woken[..2].sort();
-        assert_eq!(woken, [id(4), id(5), id(2), id(3)], "those first whose last turn is longest ago");
-    }
-
-    #[test]
-    fn counts_come_back_to_nothing() {
-        let mut world = World::new(16);
-        for verdict in [Verdict::Worked, unreachable(), Verdict::Strained, Verdict::Worked, unreachable()] {
-            for at in 0..30 {
-                world.fill(&format!("h{}.example", at % 7));
-            }
-            for at in 0..7 {
-                while world.table.hops[&hop(&format!("h{at}.example"))].running > 0 {
-                    world.leave(&format!("h{at}.example"), verdict.clone());
-                }
-            }
-            assert_eq!((world.table.running, world.table.unproven), (0, 0), "{verdict:?}");
-            world.now += world.settings.retry_max * 2;
-        }
-    }
-
-    #[test]
-    fn hops_that_are_not_used_are_forgotten() {
-        let mut world = World::new(16);
-        for at in 0..3 * limits::HOPS_KNOWN {
-            world.now += Duration::from_secs(1);
-            if world.enter(&format!("h{at}.example")) == Entered::Granted {
-                world.leave(&format!("h{at}.example"), Verdict::Worked);
-            }
-        }
-        assert!(world.table.hops.len() <= limits::HOPS_KNOWN);
-    }
-}
+mod tests;

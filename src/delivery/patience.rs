@@ -34,7 +34,9 @@ pub fn spread(wait: Duration, chance: f64) -> Duration {
 /// How long a message has waited at each of its attempts, from the first to the one after which it is given up: what
 /// [`next_wait`] and [`is_over`] come to, but for chance.
 pub fn schedule(settings: &Delivery) -> impl Iterator<Item = Duration> {
-    let next = |waited: &Duration| (!is_over(*waited, settings)).then(|| *waited + next_wait(*waited, settings, 0.5));
+    let next = |waited: &Duration| {
+        (!is_over(*waited, settings)).then(|| waited.saturating_add(next_wait(*waited, settings, 0.5)))
+    };
     std::iter::successors(Some(Duration::ZERO), next)
 }
 

@@ -1,7 +1,8 @@
 //! What an attempt has to do: a pure function of the entry, its state and the site.
 //!
 //! Recipients are resolved once. Where there are several targets they are written down before the first attempt, and
-//! later attempts use them as they stand, so that a list is never sent twice to those who have it.
+//! later attempts use them as they stand, so that a list is never sent twice to those who have it. Only what is pending
+//! and can't be reached so, because its domain came to this host or left it, is resolved again.
 
 use std::collections::HashSet;
 
@@ -10,7 +11,7 @@ use crate::mail::envelope::Envelope;
 use crate::mail::outcome::Cause;
 use crate::mail::reply::Enhanced;
 use crate::route::{End, Place, Site};
-use crate::spool::state::{State, Status, Target, Via};
+use crate::spool::state::{State, Status, Target, Told, Via};
 
 /// What is to be done with one claim.
 #[derive(Debug, PartialEq, Eq)]
@@ -31,8 +32,8 @@ pub fn plan(envelope: &Envelope, laid_out_for: Option<&Address>, state: Option<&
     let Some(state) = state.filter(|state| !state.targets.is_empty()) else {
         return first(envelope, laid_out_for, state, site);
     };
-    let unresolved = |target: &Target| target.via == Via::Alias && target.status == Status::Pending;
-    let (open, known): (Vec<Target>, Vec<Target>) = state.targets.iter().cloned().partition(unresolved);
+    let is_open = |target: &Target| target.status == Status::Pending && is_unresolved(target, site);
+    let (open, known): (Vec<Target>, Vec<Target>) = state.targets.iter().cloned().partition(is_open);
     if open.is_empty() {
         return match laid_out(envelope, laid_out_for, &state.targets) {
             Some(address) => Plan::Rename(address),
@@ -42,9 +43,23 @@ pub fn plan(envelope: &Envelope, laid_out_for: Option<&Address>, state: Option<&
     let mut targets = Targets::new(known, site.config.limits.targets);
     for target in &open {
         let route = site.route(&target.address, &target.reverse_path);
+        let known = targets.list.len();
         targets.add(&target.address, &route.ends, &target.recipient, &target.reverse_path);
+        if target.told == Told::Late {
+            targets.list[known..].iter_mut().for_each(|new| new.told = Told::Late);
+        }
     }
     Plan::Targets { state: State { targets: targets.list, ..state.clone() }, record: true }
+}
+
+/// Whether it is not known how to reach it: it could not be resolved, or its domain has come to this host, or gone from
+/// it, since it was.
+fn is_unresolved(target: &Target, site: &Site) -> bool {
+    match target.via {
+        Via::Alias => true,
+        Via::NextHop => site.is_local(&target.address),
+        Via::Mailbox => !site.is_local(&target.address),
+    }
 }
 
 fn first(envelope: &Envelope, laid_out_for: Option<&Address>, state: Option<&State>, site: &Site) -> Plan {
@@ -57,7 +72,8 @@ fn first(envelope: &Envelope, laid_out_for: Option<&Address>, state: Option<&Sta
     if let Some(address) = laid_out(envelope, laid_out_for, &targets) {
         return Plan::Rename(address);
     }
-    // One target alone is resolved again at the next attempt, to the same: there is nobody who could get it twice.
+    // One target alone is written down with its outcome: if a crash comes before that, it is resolved anew, and there is
+    // nobody else who could have it already.
     let record = targets.len() > 1 || envelope.recipients.len() > 1;
     Plan::Targets { state: State { targets, ..state.cloned().unwrap_or_default() }, record }
 }
@@ -213,5 +229,35 @@ mod tests {
         let (found, record) = targets(plan(&envelope(&["team@example.org"]), None, Some(&state), &mended));
         assert_eq!(found, ["bob@example.org Mailbox Delivered", "ann@example.org Mailbox Pending"]);
         assert!(record);
+    }
+
+    #[test]
+    fn what_waits_follows_its_domain_to_this_host_and_away() {
+        let state = |addresses: &[(&str, Via, Status)]| {
+            let target = |(address, via, status): &(&str, Via, Status)| {
+                let address: Address = address.parse().unwrap();
+                let target = Target::new(address.clone(), *via, address, ReversePath::Null);
+                Target { status: *status, told: Told::Late, ..target }
+            };
+            State::of(addresses.iter().map(target).collect())
+        };
+        use Status::{Delivered, Pending};
+        let found = |state: State| {
+            let plan = plan(&envelope(&["x@far.example"]), None, Some(&state), &site("x: \\ann, y@far.example"));
+            if let Plan::Targets { state, .. } = &plan {
+                assert!(state.targets.iter().all(|target| target.told == Told::Late || target.status != Pending));
+            }
+            targets(plan)
+        };
+        let came = [("ann@example.org", Via::NextHop, Pending), ("bob@example.org", Via::NextHop, Delivered)];
+        let expected = ["bob@example.org NextHop Delivered", "ann@example.org Mailbox Pending"];
+        assert_eq!(found(state(&came)), (expected.map(String::from).to_vec(), true));
+        let left = [("ann@old.example", Via::Mailbox, Pending)];
+        assert_eq!(found(state(&left)), (vec!["ann@old.example NextHop Pending".into()], true));
+        let alias = [("x@example.org", Via::NextHop, Pending)];
+        let expected = ["ann@example.org Mailbox Pending", "y@far.example NextHop Pending"];
+        assert_eq!(found(state(&alias)), (expected.map(String::from).to_vec(), true));
+        let stays = [("ann@example.org", Via::Mailbox, Pending), ("y@far.example", Via::NextHop, Pending)];
+        assert!(!found(state(&stays)).1);
     }
 }

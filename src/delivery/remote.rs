@@ -1,29 +1,27 @@
 //! Mail for one next hop: finding its servers, speaking with one after the other, and an outcome for each target.
 //!
 //! Promises: a target that a server said yes to is never offered to another; one that was not decided goes to the next
-//! server in the same attempt; sessions are used again. No thread waits for room at a hop. Which outcome is logged and
+//! server in the same attempt; sessions are used again, by the settings they were opened with. No thread waits for room at a hop. Which outcome is logged and
 //! written down is the attempt's business.
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::content::{Asked, Outgoing};
-use super::hops::{Admission, Hops, Ticket, Verdict};
+use super::group::Group;
+use super::hops::{Admission, Hops, Verdict};
+use super::trust::{Terms, Trust};
+use crate::config::HopSettings;
 use crate::dns::Resolver;
-use crate::io::clock::Now;
 use crate::limits;
-use crate::mail::address::ReversePath;
-use crate::mail::envelope::{Envelope, Recipient};
-use crate::mail::next_hop::NextHop;
+use crate::mail::envelope::Recipient;
 use crate::mail::outcome::{Cause, Outcome};
-use crate::mail::parameter::{MailParameters, Notify, RcptParameters};
 use crate::mail::reply::Enhanced;
 use crate::maillog;
 use crate::relay::exchangers::{self, Own, Server};
-use crate::relay::{Patience, Peer, Pool, Refusal, Session, Transaction};
+use crate::relay::{Patience, Peer, Pool, Protection, Refusal, Session, Transaction};
 use crate::route::{Site, Why};
-use crate::spool::state::Target;
 use crate::spool::{Claim, Spool};
 
 /// What all threads that speak with other hosts share.
@@ -35,77 +33,78 @@ pub struct Remote {
     pub pool: Pool,
     /// Finds the servers.
     pub resolver: Arc<Resolver>,
-}
-
-/// The targets of one message that go to one next hop.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Group {
-    /// Where they go.
-    pub hop: NextHop,
-    /// What chose it.
-    pub why: Why,
-    /// Their places in the state.
-    pub targets: Vec<usize>,
+    /// What servers have to prove, and who logs in.
+    pub trust: Trust,
 }
 
 /// What came of a group.
 #[derive(Debug)]
 pub enum Turn {
-    /// An outcome for each target of the group, in its order, and whether the hop reports on what it took (RFC 3461).
-    Tried(Vec<(Outcome, bool)>),
+    /// An answer for each target of the group, in its order; and for how long the hop is left alone now if it turned out to
+    /// be down. Without an answer are those that go on once what became of the others is on the disk.
+    Tried(Vec<Option<Answer>>, Option<Duration>),
     /// The hop has no room; the entry will be woken.
     Full,
     /// The hop is down, and is left alone for this long.
     Down(Cause, Duration),
 }
 
+/// What came of one target.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The outcome.
+    pub outcome: Outcome,
+    /// Whether the hop reports on what it took (RFC 3461).
+    pub reports: bool,
+    /// What protected the session, for the log.
+    pub tls: Option<String>,
+}
+
+impl Answer {
+    /// One that no session has part in.
+    fn of(outcome: Outcome) -> Answer {
+        Answer { outcome, reports: false, tls: None }
+    }
+}
+
 impl Remote {
-    /// Tries the targets of one group once.
-    pub fn deliver(&self, claim: &mut Claim<'_>, group: &Group, targets: &[Target], site: &Site) -> Turn {
+    /// Tries the targets of one group once, or as far as something was delivered.
+    pub fn deliver(&self, claim: &mut Claim<'_>, group: &Group, site: &Site) -> Turn {
         let settings = &site.config.delivery;
         let ticket = match self.hops.enter(&group.hop, claim.id, (claim.asked, settings)) {
             Admission::Granted(ticket) => ticket,
             Admission::Full => return Turn::Full,
             Admission::Down(cause, wait) => return Turn::Down(cause, wait),
         };
-        let envelope = claim.entry.envelope.clone();
         let mut dialogue = Dialogue {
             remote: self,
             group,
             site,
-            parts: parts(group, targets, &envelope, site),
+            settings: site.config.relay.settings_of(&group.hop),
             outcomes: vec![None; group.targets.len()],
             refusals: Vec::new(),
             worked: false,
         };
+        let begun = Instant::now();
         dialogue.run(claim);
         let (outcomes, verdict) = dialogue.end();
-        self.give_back(ticket, verdict, claim, site);
-        Turn::Tried(outcomes)
-    }
-
-    fn give_back(&self, ticket: Ticket<'_>, verdict: Option<Verdict>, claim: &Claim<'_>, site: &Site) {
-        // Without a verdict the ticket gives itself back.
-        let Some(verdict) = verdict else { return };
-        for id in ticket.give_back(verdict, &site.config.delivery) {
-            claim.spool().wake(id);
+        let verdict = match verdict {
+            Some(Verdict::Worked) if begun.elapsed() > limits::SLOW_TURN => Some(Verdict::Strained),
+            verdict => verdict,
+        };
+        let (wake, down_for) = ticket.give_back(verdict, settings);
+        let is_lost = wake.into_iter().filter(|id| !claim.spool().wake(*id)).count() > 0;
+        if is_lost {
+            self.hops.wake(settings, |id| claim.spool().wake(id));
         }
+        Turn::Tried(outcomes, down_for)
     }
 
     /// What is due about once a second: sessions that nobody uses are ended, and a wake-up that was lost is made good.
     pub fn tend(&self, site: &Site, spool: &Spool) {
-        self.pool.close_old();
         self.hops.wake(&site.config.delivery, |id| spool.wake(id));
+        self.pool.close_old();
     }
-}
-
-/// Targets that go out with one reverse-path: one message to the hop.
-struct Part {
-    reverse_path: ReversePath,
-    parameters: MailParameters,
-    recipients: Vec<Recipient>,
-    /// Their places in the group.
-    places: Vec<usize>,
 }
 
 /// One group being tried.
@@ -113,8 +112,8 @@ struct Dialogue<'d> {
     remote: &'d Remote,
     group: &'d Group,
     site: &'d Site,
-    parts: Vec<Part>,
-    outcomes: Vec<Option<(Outcome, bool)>>,
+    settings: HopSettings,
+    outcomes: Vec<Option<Answer>>,
     /// Why servers did not take what is undecided.
     refusals: Vec<Refused>,
     /// Whether a server took part in a transaction to its end.
@@ -127,118 +126,141 @@ enum Refused {
     Unreachable(Outcome),
     /// It broke off in the middle.
     Broke(Outcome),
+    /// It does not take such a message.
+    Unwilling(Outcome),
 }
 
 impl Dialogue<'_> {
     fn run(&mut self, claim: &mut Claim<'_>) {
-        if let Some(session) = self.remote.pool.take(&self.group.hop) {
+        if let Some(session) = self.remote.pool.take(&self.group.hop, &self.settings) {
             // What it does not decide is tried with a new one: it may just have grown old.
             self.speak(session, claim);
             self.refusals.clear();
         }
-        if self.is_decided() {
+        if self.is_over() {
             return;
         }
         let config = &self.site.config;
-        let own = Own { hostname: &config.hostname, listen: &config.listen.smtp, port: config.delivery.remote_port };
+        let own = Own::of(config);
         let servers = match exchangers::servers(&self.group.hop, &*self.remote.resolver, &own) {
             Ok(servers) => servers,
             Err(outcome) => return self.refusals.push(Refused::Unreachable(outcome)),
         };
         let mut only_ipv4 = false;
+        let begun = Instant::now();
         for server in servers {
-            if self.is_decided() {
+            if self.is_over() || begun.elapsed() > limits::HOP_TURN || claim.spool().is_stopping() {
                 return;
             }
             if only_ipv4 && server.address.is_ipv6() {
                 continue;
             }
-            self.try_server(&server, claim);
+            if self.try_server(&server, claim) == Next::Stop {
+                return;
+            }
             only_ipv4 |= server.address.is_ipv6() && self.take_back_unnamed();
         }
     }
 
-    fn try_server(&mut self, server: &Server, claim: &mut Claim<'_>) {
+    fn try_server(&mut self, server: &Server, claim: &mut Claim<'_>) -> Next {
         let config = &self.site.config;
         let patience = Patience { connect: config.delivery.connect_timeout, reply: config.delivery.reply_timeout };
         let peer = Peer { address: server.address, name: &server.name, hello: config.hostname.as_str(), patience };
-        match Session::open(&peer) {
-            Ok(session) => self.speak(session, claim),
-            Err(Refusal { outcome, .. }) => self.refusals.push(Refused::Unreachable(outcome)),
+        match self.open(&peer) {
+            Ok(session) => {
+                if let Protection::Clear(Some(why)) = session.protection() {
+                    maillog::in_clear(claim.id, server, why);
+                }
+                self.speak(session, claim);
+                Next::Server
+            }
+            Err(Unopened { outcome, next }) => {
+                self.refusals.push(Refused::Unreachable(outcome));
+                next
+            }
         }
     }
 
-    /// Offers the session what is undecided, part by part.
-    fn speak(&mut self, mut session: Session, claim: &mut Claim<'_>) {
-        let parts = std::mem::take(&mut self.parts);
-        for part in &parts {
-            let open: Vec<usize> =
-                (0..part.places.len()).filter(|at| self.outcomes[part.places[*at]].is_none()).collect();
-            if open.is_empty() {
-                continue;
-            }
-            let outcome = match self.send(&mut session, part, &open, claim) {
-                Ok(None) => continue,
-                Ok(Some(refusal)) => {
-                    self.refusals.push(Refused::Broke(refusal.outcome));
-                    break;
-                }
-                Err(Unsent::Unfit(outcome)) => outcome,
-                Err(Unsent::Disk(error)) => {
-                    maillog::spool_error(Some(claim.id), &error);
-                    Outcome::Deferred(Cause::local(Enhanced(4, 3, 0), error.to_string()))
-                }
-            };
-            for at in open {
-                self.outcomes[part.places[at]] = Some((outcome.clone(), false));
+    /// A session as the settings want it. A token that was asked for earlier may have grown old, and gets a successor.
+    fn open(&self, peer: &Peer<'_>) -> Result<Session, Unopened> {
+        let trust = &self.remote.trust;
+        let terms = || trust.terms(&self.group.hop, &self.settings).map_err(Unopened::by_settings);
+        let Terms { security, is_old } = terms()?;
+        let mut opened = Session::open(peer, &security);
+        if is_refused(&opened) {
+            trust.forget(&self.settings);
+            if is_old {
+                opened = Session::open(peer, &terms()?.security);
             }
         }
-        self.parts = parts;
-        self.remote.pool.give(&self.group.hop, session);
+        if is_refused(&opened) {
+            trust.forget(&self.settings);
+        }
+        opened.map_err(Unopened::by_server)
+    }
+
+    /// Offers the session what is undecided.
+    fn speak(&mut self, mut session: Session, claim: &mut Claim<'_>) {
+        let open: Vec<usize> = (0..self.outcomes.len()).filter(|at| self.outcomes[*at].is_none()).collect();
+        match self.send(&mut session, &open, claim) {
+            Ok(None) => {}
+            Ok(Some(refusal)) => self.refusals.push(Refused::Broke(refusal.outcome)),
+            // Another server may take it.
+            Err(Unsent::Unfit(outcome)) => self.refusals.push(Refused::Unwilling(outcome)),
+            Err(Unsent::Disk(error)) => {
+                maillog::spool_error(Some(claim.id), &error);
+                let outcome = Outcome::Deferred(Cause::local(Enhanced(4, 3, 0), error.to_string()));
+                open.iter().for_each(|at| self.outcomes[*at] = Some(Answer::of(outcome.clone())));
+            }
+        }
+        self.remote.pool.give(&self.group.hop, &self.settings, session);
     }
 
     fn send(
         &mut self,
         session: &mut Session,
-        part: &Part,
         open: &[usize],
         claim: &mut Claim<'_>,
     ) -> Result<Option<Refusal>, Unsent> {
-        let config = &self.site.config;
-        let recipients: Vec<Recipient> = open.iter().map(|at| part.recipients[*at].clone()).collect();
+        let (config, group) = (&self.site.config, self.group);
+        let recipients: Vec<Recipient> = open.iter().map(|at| group.recipients[*at].clone()).collect();
         let mut outgoing = Outgoing::new(&mut claim.entry);
-        if let (Why::Smarthost, Some(sender)) = (self.group.why, &config.relay.smarthost_sender) {
+        if let (Why::Smarthost, Some(sender)) = (group.why, &config.relay.smarthost_sender) {
             outgoing.rewrite_sender(sender, config)?;
         }
-        let asked = Asked { reverse_path: &part.reverse_path, recipients: &recipients, parameters: &part.parameters };
-        let as_it_is = config.relay.eight_bit.iter().any(|hop| hop.host == self.group.hop.host);
+        let asked = Asked { reverse_path: &group.reverse_path, recipients: &recipients, parameters: &group.parameters };
+        let as_it_is = config.relay.eight_bit.contains(&group.hop);
         let parameters = outgoing.fit(&asked, session.offers(), as_it_is)?.map_err(Unsent::Unfit)?;
         let transaction =
-            Transaction { reverse_path: &part.reverse_path, recipients: &recipients, parameters: &parameters };
+            Transaction { reverse_path: &group.reverse_path, recipients: &recipients, parameters: &parameters };
         let sent = session.send(&transaction, &mut outgoing);
-        let reports = session.offers().dsn;
+        let (reports, tls) = (session.offers().dsn, session.protection().to_string());
         for (at, outcome) in open.iter().zip(sent.outcomes) {
             self.worked |= outcome.is_some();
-            self.outcomes[part.places[*at]] = outcome.map(|outcome| (outcome, reports));
+            self.outcomes[*at] = outcome.map(|outcome| Answer { outcome, reports, tls: Some(tls.clone()) });
         }
         Ok(sent.broke)
     }
 
-    fn is_decided(&self) -> bool {
-        self.outcomes.iter().all(Option::is_some)
+    /// Whether all is decided; or someone has the message, which must be on the disk before it is sent again.
+    fn is_over(&self) -> bool {
+        let has_it = |answer: &Option<Answer>| {
+            answer.as_ref().is_some_and(|answer| matches!(answer.outcome, Outcome::Delivered(_)))
+        };
+        self.outcomes.iter().all(Option::is_some) || self.outcomes.iter().any(has_it)
     }
 
     /// Opens again what was refused over IPv6 because this host has no name there: over IPv4 it may have one. Says whether
     /// there was any.
     fn take_back_unnamed(&mut self) -> bool {
         let is_unnamed = |outcome: &Outcome| match outcome {
-            Outcome::Deferred(cause) | Outcome::Failed(cause) => is_about_our_name(cause),
+            Outcome::Deferred(cause) | Outcome::Failed(cause) => cause.host.is_some() && is_about_our_name(cause),
             Outcome::Delivered(_) => false,
         };
         let mut found = false;
         for outcome in &mut self.outcomes {
-            if let Some((refusal, _)) = outcome.take_if(|(outcome, _)| is_unnamed(outcome)) {
-                self.refusals.push(Refused::Broke(refusal));
+            if let Some(refusal) = outcome.take_if(|answer| is_unnamed(&answer.outcome)) {
+                self.refusals.push(Refused::Broke(refusal.outcome));
                 found = true;
             }
         }
@@ -246,33 +268,77 @@ impl Dialogue<'_> {
     }
 
     /// The outcome of each target, and what the hop has shown of itself.
-    fn end(self) -> (Vec<(Outcome, bool)>, Option<Verdict>) {
-        let undecided = self.refusals.iter().rev().map(Refused::outcome);
-        // If one server can't be had now and another does not want it, now is the wrong time to tell.
-        let deferred = undecided.clone().find(|outcome| matches!(outcome, Outcome::Deferred(_)));
-        let rest = deferred.or_else(|| undecided.clone().next()).cloned();
-        let verdict = match (self.worked, self.refusals.last()) {
-            (true, None) => Some(Verdict::Worked),
-            (true, Some(_)) => Some(Verdict::Strained),
-            (false, None) => None,
-            (false, Some(_)) => match &rest {
-                Some(Outcome::Deferred(cause)) => Some(Verdict::Unreachable(cause.clone())),
-                // It speaks, and says no to everybody.
-                _ => None,
-            },
-        };
-        let rest = rest.unwrap_or_else(|| {
-            Outcome::Deferred(Cause::local(Enhanced(4, 4, 0), "no server of the next hop decided anything"))
-        });
-        (self.outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(|| (rest.clone(), false))).collect(), verdict)
+    fn end(self) -> (Vec<Option<Answer>>, Option<Verdict>) {
+        let verdict = self.verdict();
+        if self.is_over() || self.refusals.is_empty() {
+            return (self.outcomes, verdict);
+        }
+        let rest = rest(&self.refusals);
+        let decided = self.outcomes.into_iter().map(|answer| answer.or_else(|| rest.clone().map(Answer::of)));
+        (decided.collect(), verdict)
     }
+
+    fn verdict(&self) -> Option<Verdict> {
+        match (self.worked, self.refusals.last()) {
+            (true, None) => Some(Verdict::Worked),
+            (true, Some(Refused::Unwilling(_))) => Some(Verdict::Worked),
+            (true, Some(_)) => Some(Verdict::Strained),
+            (false, Some(Refused::Broke(_))) => Some(Verdict::Strained),
+            (false, Some(Refused::Unreachable(Outcome::Deferred(cause)))) if !is_our_own(cause) => {
+                Some(Verdict::Unreachable(cause.clone()))
+            }
+            // It speaks, and says no to everybody; or nothing is known of it.
+            (false, _) => None,
+        }
+    }
+}
+
+/// What refusals mean together: if one server can't be had now and another does not want it, now is the wrong time to tell.
+fn rest(refusals: &[Refused]) -> Option<Outcome> {
+    let all = || refusals.iter().rev().map(Refused::outcome);
+    all().find(|outcome| matches!(outcome, Outcome::Deferred(_))).or_else(|| all().next()).cloned()
+}
+
+/// Whether something is short on this host, which says nothing of another.
+fn is_our_own(cause: &Cause) -> bool {
+    cause.host.is_none() && cause.reply.enhanced().is_some_and(|code| code.1 == 3)
 }
 
 impl Refused {
     fn outcome(&self) -> &Outcome {
         match self {
-            Refused::Unreachable(outcome) | Refused::Broke(outcome) => outcome,
+            Refused::Unreachable(outcome) | Refused::Broke(outcome) | Refused::Unwilling(outcome) => outcome,
         }
+    }
+}
+
+fn is_refused(opened: &Result<Session, Refusal>) -> bool {
+    opened.as_ref().is_err_and(Refusal::is_about_login)
+}
+
+/// What follows a server that was tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// The next one, if anything is undecided.
+    Server,
+    /// None: it would say the same, and wrong passwords that come often are counted.
+    Stop,
+}
+
+/// Why there is no session with a server.
+struct Unopened {
+    outcome: Outcome,
+    next: Next,
+}
+
+impl Unopened {
+    fn by_settings(outcome: Outcome) -> Unopened {
+        Unopened { outcome, next: Next::Stop }
+    }
+
+    fn by_server(refusal: Refusal) -> Unopened {
+        let next = if refusal.is_about_login() { Next::Stop } else { Next::Server };
+        Unopened { outcome: refusal.outcome, next }
     }
 }
 
@@ -297,63 +363,6 @@ fn is_about_our_name(cause: &Cause) -> bool {
         || ["ptr record", "reverse dns", "reverse hostname", "reverse name", "rdns", "ipv6 sending guidelines"]
             .iter()
             .any(|words| text.contains(words))
-}
-
-/// The parts of a group: one for each reverse-path.
-fn parts(group: &Group, targets: &[Target], envelope: &Envelope, site: &Site) -> Vec<Part> {
-    let mut parts: Vec<Part> = Vec::new();
-    for (place, at) in group.targets.iter().enumerate() {
-        let target = &targets[*at];
-        let is_own = target.reverse_path == envelope.reverse_path;
-        let reverse_path = sender_for(group, target, site);
-        let recipient =
-            Recipient { address: target.address.clone(), parameters: rcpt_parameters(target, targets, envelope) };
-        let fits = |part: &&mut Part| part.reverse_path == reverse_path;
-        match parts.iter_mut().find(fits) {
-            Some(part) => {
-                part.recipients.push(recipient);
-                part.places.push(place);
-            }
-            None => {
-                let mut parameters = envelope.parameters.clone();
-                if !is_own {
-                    // RFC 3461 §5.2.7.3: what a list sends is its own message, and its owner asked for nothing.
-                    (parameters.ret, parameters.envid) = (None, None);
-                }
-                parts.push(Part { reverse_path, parameters, recipients: vec![recipient], places: vec![place] });
-            }
-        }
-    }
-    parts
-}
-
-/// The reverse-path as the hop gets it. A smarthost may take one sender only; what an alias sends on has a sender of this
-/// host, so that SPF holds there (RFC 7208 §D.1). The null reverse-path stays what it is.
-fn sender_for(group: &Group, target: &Target, site: &Site) -> ReversePath {
-    let ReversePath::Address(sender) = &target.reverse_path else { return ReversePath::Null };
-    if let (Why::Smarthost, Some(own), true) = (group.why, &site.config.relay.smarthost_sender, site.is_local(sender)) {
-        return ReversePath::Address(own.clone());
-    }
-    let is_sent_on = target.address != target.recipient && !site.is_local(sender);
-    let day = Now::read().wall.as_secs() / limits::SECONDS_A_DAY;
-    let rewritten =
-        site.srs().filter(|_| is_sent_on).and_then(|srs| srs.forward(sender, site.config.first_domain(), day));
-    ReversePath::Address(rewritten.unwrap_or_else(|| sender.clone()))
-}
-
-/// What RCPT says for a target (RFC 3461 §5.2.7).
-fn rcpt_parameters(target: &Target, targets: &[Target], envelope: &Envelope) -> RcptParameters {
-    let asked = envelope.recipients.iter().find(|recipient| recipient.address == target.recipient);
-    let Some(asked) = asked.filter(|_| target.reverse_path == envelope.reverse_path) else {
-        return RcptParameters::default();
-    };
-    let mut parameters = asked.parameters.clone();
-    let is_expanded = targets.iter().filter(|other| other.recipient == target.recipient).count() > 1;
-    if let Some(notify) = parameters.notify.filter(|notify| is_expanded && notify.success) {
-        // That it was expanded is all that the sender hears of success.
-        parameters.notify = Some(Notify { success: false, ..notify });
-    }
-    parameters
 }
 
 #[cfg(test)]

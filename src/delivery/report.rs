@@ -1,18 +1,17 @@
 //! Telling senders what became of their mail: which report is due, and getting it into the queue exactly once.
 //!
 //! Promises: one report for all that happened to one message in one attempt; none about a message that is a report, whose
-//! troubles the postmaster hears of once; none to who asked for none (RFC 3461 §4.1); no sender gets more than
-//! `limits.reports` in an hour. The order is: the state names the report → the report is committed → the message leaves
+//! troubles the postmaster hears of once; none to who asked for none (RFC 3461 §4.1); none beyond what a [`Storm`]
+//! allows. The order is: the state names the report → the report is committed → the message leaves
 //! or waits → the report is delivered. So a crash neither doubles nor drops one. What can't be told stays untold in the
 //! state, and the message goes to `failed/`.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use super::storm::Storm;
 use crate::io::clock::{self, Now};
-use crate::limits;
 use crate::mail::address::{Address, ReversePath};
 use crate::mail::dsn::{Action, Original, Reader, Report, Reported};
 use crate::mail::envelope::{Envelope, Recipient};
@@ -33,6 +32,17 @@ pub struct Due {
 }
 
 impl Due {
+    /// Marks as told what is not worth a report of its own later. What failed stays untold: nobody may lose it.
+    fn forgo(&self, state: &mut State) {
+        for (at, action) in &self.items {
+            match action {
+                Action::Failed => {}
+                Action::Delayed => state.targets[*at].told = Told::Late,
+                _ => state.targets[*at].told = Told::End,
+            }
+        }
+    }
+
     fn reader(&self, envelope: &Envelope) -> Reader {
         match envelope.reverse_path.address() {
             None => Reader::Postmaster,
@@ -42,51 +52,73 @@ impl Due {
     }
 }
 
-/// How many reports each sender got of late.
-#[derive(Debug, Default)]
-pub struct Storm {
-    told: Mutex<HashMap<Address, (Duration, usize)>>,
-}
-
-const HOUR: Duration = Duration::from_secs(3600);
-
-impl Storm {
-    /// Counts one more report to `to`. Says whether there may be one.
-    fn allows(&self, to: &Address, most: usize, now: Duration) -> bool {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.len() >= limits::REPORTS_KNOWN {
-            told.retain(|_, (since, _)| now.saturating_sub(*since) < HOUR);
-        }
-        let (since, count) = told.entry(to.clone()).or_insert((now, 0));
-        if now.saturating_sub(*since) >= HOUR {
-            (*since, *count) = (now, 0);
-        }
-        *count += 1;
-        *count <= most
-    }
-}
-
 /// Which reports are due after an attempt. What nobody wants to hear of is marked as told.
 pub fn due(state: &mut State, envelope: &Envelope, late: bool, site: &Site) -> Vec<Due> {
     let mut due: Vec<Due> = Vec::new();
-    for at in 0..state.targets.len() {
-        let Some(action) = action(&state.targets, at, envelope, late) else { continue };
-        let target = &state.targets[at];
-        let to = match wants(target, envelope, action) && !is_known(&state.targets, at, (action, envelope), &due) {
-            true => addressee(target, envelope, action, site),
-            false => Addressee::Nobody,
-        };
+    let mut places: HashMap<Address, usize> = HashMap::new();
+    let (of, mut wholes) = wholes(&state.targets, envelope);
+    for (at, target) in state.targets.iter_mut().enumerate() {
+        let whole = &mut wholes[of[at]];
+        let Some(action) = action(target, (whole, envelope), late) else { continue };
+        let to =
+            match wants(target, (whole, envelope), action) && !whole.is_known(is_of_whole(target, envelope, action)) {
+                true => addressee(target, envelope, action, site),
+                false => Addressee::Nobody,
+            };
         match to {
-            Addressee::Nobody if action == Action::Delayed => state.targets[at].told = Told::Late,
-            Addressee::Nobody => state.targets[at].told = Told::End,
+            Addressee::Nobody if action == Action::Delayed => target.told = Told::Late,
+            Addressee::Nobody => target.told = Told::End,
             Addressee::Unknown => {}
-            Addressee::Address(to) => match due.iter_mut().find(|due| due.to == to) {
-                Some(due) => due.items.push((at, action)),
-                None => due.push(Due { to, items: vec![(at, action)] }),
-            },
+            Addressee::Address(to) => {
+                whole.is_told |= is_of_whole(target, envelope, action);
+                let place = *places.entry(to.clone()).or_insert(due.len());
+                match due.get_mut(place) {
+                    Some(due) => due.items.push((at, action)),
+                    None => due.push(Due { to, items: vec![(at, action)] }),
+                }
+            }
         }
     }
     due
+}
+
+/// A recipient of the envelope, with all the targets it stands for.
+struct Whole {
+    notify: Option<Notify>,
+    targets: usize,
+    /// Whether the sender knows, or is about to be told, that it was delivered as a whole.
+    is_told: bool,
+}
+
+impl Whole {
+    /// Success is told once of a recipient that stands for several.
+    fn is_known(&self, of_whole: bool) -> bool {
+        of_whole && self.is_told
+    }
+}
+
+/// Each recipient once, and for each target which of them is its own.
+fn wholes(targets: &[Target], envelope: &Envelope) -> (Vec<usize>, Vec<Whole>) {
+    let asked = envelope.asked();
+    let mut places: HashMap<&Address, usize> = HashMap::new();
+    let mut wholes: Vec<Whole> = Vec::new();
+    let mut of = Vec::new();
+    for target in targets {
+        let place = *places.entry(&target.recipient).or_insert_with(|| {
+            let notify = asked.get(&target.recipient).and_then(|parameters| parameters.notify);
+            wholes.push(Whole { notify, targets: 0, is_told: false });
+            wholes.len() - 1
+        });
+        wholes[place].targets += 1;
+        wholes[place].is_told |= target.status == Status::Delivered && target.told == Told::End;
+        of.push(place);
+    }
+    (of, wholes)
+}
+
+/// Whether the action is one of the recipient as a whole, rather than of one target.
+fn is_of_whole(target: &Target, envelope: &Envelope, action: Action) -> bool {
+    action == Action::Expanded || (action == Action::Delivered && target.is_of_list(envelope))
 }
 
 /// Who is to be told.
@@ -112,49 +144,26 @@ fn addressee(target: &Target, envelope: &Envelope, action: Action, site: &Site) 
     }
 }
 
-/// Whether the sender knows already, or is about to be told, what became of the recipient as a whole: success is told once
-/// of a recipient that stands for several.
-fn is_known(targets: &[Target], at: usize, (action, envelope): (Action, &Envelope), due: &[Due]) -> bool {
-    let of_recipient =
-        action == Action::Expanded || (action == Action::Delivered && is_of_list(&targets[at], envelope));
-    let is_sibling = |other: usize| other != at && targets[other].recipient == targets[at].recipient;
-    let was_told = |other: usize| targets[other].status == Status::Delivered && targets[other].told == Told::End;
-    of_recipient
-        && ((0..targets.len()).any(|other| is_sibling(other) && was_told(other))
-            || due.iter().flat_map(|due| &due.items).any(|(other, found)| is_sibling(*other) && *found == action))
-}
-
 /// What there is to tell of a target, whether anyone wants to hear it or not.
-fn action(targets: &[Target], at: usize, envelope: &Envelope, late: bool) -> Option<Action> {
-    let target = &targets[at];
+fn action(target: &Target, (whole, envelope): (&Whole, &Envelope), late: bool) -> Option<Action> {
     match (target.status, target.told) {
         (_, Told::End) => None,
         (Status::Failed, _) => Some(Action::Failed),
         (Status::Pending, Told::Nothing) if late => Some(Action::Delayed),
         (Status::Pending, _) => None,
-        (Status::Delivered, _) => {
-            let siblings = || targets.iter().filter(|other| other.recipient == target.recipient);
-            Some(match target.via {
-                // RFC 3461 §5.2.7.3: with a list, mail has come where it was sent; what the list sends is its own.
-                _ if is_of_list(target, envelope) => Action::Delivered,
-                _ if siblings().count() > 1 => Action::Expanded,
-                Via::Mailbox => Action::Delivered,
-                _ => Action::Relayed,
-            })
-        }
+        (Status::Delivered, _) => Some(match target.via {
+            // RFC 3461 §5.2.7.3: with a list, mail has come where it was sent; what the list sends is its own.
+            _ if target.is_of_list(envelope) => Action::Delivered,
+            _ if whole.targets > 1 => Action::Expanded,
+            Via::Mailbox => Action::Delivered,
+            _ => Action::Relayed,
+        }),
     }
 }
 
-/// Whether a list sends it, whose owner hears of what fails.
-fn is_of_list(target: &Target, envelope: &Envelope) -> bool {
-    target.reverse_path != envelope.reverse_path
-}
-
-fn wants(target: &Target, envelope: &Envelope, action: Action) -> bool {
-    let asked = envelope.recipients.iter().find(|recipient| recipient.address == target.recipient);
-    let is_list = is_of_list(target, envelope);
-    let notify = asked.and_then(|recipient| recipient.parameters.notify);
-    match (action, notify) {
+fn wants(target: &Target, (whole, envelope): (&Whole, &Envelope), action: Action) -> bool {
+    let is_list = target.is_of_list(envelope);
+    match (action, whole.notify) {
         // A list's owner hears of what fails, whatever the sender asked for.
         (Action::Failed, _) if is_list => true,
         (Action::Delayed, _) if is_list => false,
@@ -179,8 +188,9 @@ pub fn queue(claim: &mut Claim<'_>, state: &mut State, due: Vec<Due>, (site, sto
     let mut queued = Queued::default();
     let mut named = Vec::new();
     for due in due {
-        if !storm.allows(&due.to, site.config.limits.reports, Now::read().boot) {
+        if !storm.allows(&due.to, Now::read().boot, site) {
             maillog::report_capped(claim.id, &due.to, site.config.limits.reports);
+            due.forgo(state);
             continue;
         }
         match claim.spool().new_id() {
@@ -232,6 +242,7 @@ fn commit(claim: &mut Claim<'_>, state: &State, (id, due): (QueueId, &Due), site
     let header = claim.entry.header()?;
     let is_8bit = holds_8bit(claim)?;
     let times = Times::of(claim, state, now, site);
+    let asked = claim.entry.envelope.asked();
     let report = Report {
         hostname: &site.config.hostname,
         id,
@@ -246,7 +257,15 @@ fn commit(claim: &mut Claim<'_>, state: &State, (id, due): (QueueId, &Due), site
         recipients: due
             .items
             .iter()
-            .map(|(at, action)| reported(claim, &state.targets[*at], *action, (*at, &times)))
+            .map(|(at, action)| {
+                let target = &state.targets[*at];
+                let original = asked.get(&target.recipient).and_then(|parameters| parameters.orcpt.as_ref());
+                let is_whole = is_of_whole(target, &claim.entry.envelope, *action);
+                Reported {
+                    original,
+                    ..reported(target, (*action, is_whole), times.attempts[*at].as_deref(), &times.retry_until)
+                }
+            })
             .collect(),
         ret: claim.entry.envelope.parameters.ret,
         original: Original { header: &header, size: claim.entry.body_size(), is_8bit },
@@ -292,30 +311,30 @@ impl Times {
         Times {
             now: clock::rfc5322(now.wall),
             arrival: clock::rfc5322(Duration::from_secs(claim.id.seconds())),
-            retry_until: clock::rfc5322(now.wall + left),
+            retry_until: clock::rfc5322(now.wall.saturating_add(left)),
             attempts: state.targets.iter().map(|target| target.when.map(clock::rfc5322)).collect(),
         }
     }
 }
 
+/// All but what the sender gave as ORCPT. `is_whole`: told is what became of the recipient, and not of this target.
 fn reported<'a>(
-    claim: &'a Claim<'_>,
     target: &'a Target,
-    action: Action,
-    (at, times): (usize, &'a Times),
+    (action, is_whole): (Action, bool),
+    last_attempt: Option<&'a str>,
+    retry_until: &'a str,
 ) -> Reported<'a> {
-    let envelope = &claim.entry.envelope;
-    let asked = envelope.recipients.iter().find(|recipient| recipient.address == target.recipient);
-    let is_whole = action == Action::Expanded || (action == Action::Delivered && is_of_list(target, envelope));
     Reported {
         recipient: if is_whole { &target.recipient } else { &target.address },
-        original: asked.and_then(|recipient| recipient.parameters.orcpt.as_ref()),
+        original: None,
         asked_for: &target.recipient,
         action,
-        reply: target.reply.as_deref(),
-        host: target.host.as_deref(),
-        last_attempt: times.attempts.get(at).and_then(Option::as_deref),
-        retry_until: (action == Action::Delayed).then_some(times.retry_until.as_str()),
+        // What a host said of one of those behind it is no business of the sender's.
+        reply: if is_whole { Some("250 2.0.0 sent on to all it stands for") } else { target.reply.as_deref() },
+        gave_up: target.gave_up && action == Action::Failed,
+        host: target.host.as_deref().filter(|_| !is_whole),
+        last_attempt,
+        retry_until: (action == Action::Delayed).then_some(retry_until),
     }
 }
 
@@ -452,13 +471,5 @@ mod tests {
         list.targets.iter_mut().for_each(|target| target.reverse_path = owner.clone());
         list.targets[1].status = Status::Failed;
         assert_eq!(told(&mut list, &envelope, false).0, ["s@far.example delivered", "owner-all@example.org failed"]);
-    }
-
-    #[test]
-    fn a_storm_is_over_after_an_hour() {
-        let (storm, to) = (Storm::default(), "s@far.example".parse().unwrap());
-        let allowed = |seconds| storm.allows(&to, 2, Duration::from_secs(seconds));
-        assert_eq!([allowed(0), allowed(1), allowed(2), allowed(3599)], [true, true, false, false]);
-        assert!(allowed(3600));
     }
 }

@@ -49,8 +49,8 @@ impl ReverseNames {
 
 impl ReverseNameThread {
     /// Answers until nobody can ask any more.
-    pub fn run(self) {
-        for (client, answer) in self.questions {
+    pub fn run(&self) {
+        for (client, answer) in &self.questions {
             // Whoever asked may have gone on.
             let _ = answer.send(confirmed_name(client));
         }

@@ -22,6 +22,11 @@ impl Now {
     pub fn read() -> Now {
         Now { wall: wall(), boot: boot() }
     }
+
+    /// The day by the wall clock, counted from 1970.
+    pub fn day(&self) -> u64 {
+        self.wall.as_secs() / (24 * 3600)
+    }
 }
 
 fn wall() -> Duration {

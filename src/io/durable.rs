@@ -89,6 +89,15 @@ pub fn sync_dir(path: &Path) -> io::Result<()> {
     File::open(path).and_then(|folder| folder.sync_all()).map_err(|error| located("sync", path, error))
 }
 
+/// Whether something has this name. That it can't be told is an error, and not a no.
+pub fn exists(path: &Path) -> io::Result<bool> {
+    match path.symlink_metadata() {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(located("look for", path, error)),
+    }
+}
+
 /// Renames, and fails with `AlreadyExists` where something has the new name.
 pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     match renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE) {
@@ -118,9 +127,15 @@ pub fn rename_beside(from: &Path, folder: &Path, name: &std::ffi::OsStr) -> io::
 
 /// Removes a file; one that is not there is as good as removed.
 pub fn remove(path: &Path) -> io::Result<()> {
+    remove_if_there(path).map(|_| ())
+}
+
+/// As [`remove`]; says whether it was there.
+pub fn remove_if_there(path: &Path) -> io::Result<bool> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(located("remove", path, error)),
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(located("remove", path, error)),
     }
 }
 

@@ -39,6 +39,12 @@ impl<R: Read> LineReader<R> {
         &mut self.inner
     }
 
+    /// The reader below, for TLS to take over. What was buffered is dropped: octets that came in clear behind STARTTLS or
+    /// STLS may be someone else's, and are never obeyed (RFC 3207 §4.2, RFC 2595 §4).
+    pub fn into_inner(self) -> R {
+        self.inner
+    }
+
     /// Whether something was read that nobody has consumed yet: the client pipelines, and can wait for its replies.
     pub fn has_pending(&self) -> bool {
         self.start < self.buffer.len()
@@ -157,6 +163,15 @@ mod tests {
         let mut reader = LineReader::new(io::repeat(b'x'));
         assert_eq!(reader.line(512).unwrap_err().kind(), io::ErrorKind::InvalidData);
         assert!(reader.buffer.capacity() < 4 * limits::COMMAND_BUFFER);
+    }
+
+    #[test]
+    fn what_came_in_clear_behind_starttls_is_dropped() {
+        let mut reader = LineReader::new(Pieces(b"STARTTLS\r\nMAIL FROM:<a@b.example>\r\nlater\r\n", 35));
+        assert_eq!(reader.line(64).unwrap(), Line::Text(b"STARTTLS"));
+        assert!(reader.has_pending());
+        let mut reader = LineReader::new(reader.into_inner());
+        assert_eq!(reader.line(64).unwrap(), Line::Text(b"later"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The accept loop: one thread a listening socket, which only takes connections and hands them on.
 //!
-//! An error of `accept` never ends the loop: what is short (descriptors, memory) is waited for, without spinning.
+//! An error of `accept` never ends the loop: what is short (descriptors, memory) is waited for, without spinning, and where
+//! it is descriptors, each client hears of it at once.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -29,14 +30,22 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
+/// What comes to a listening socket.
+#[derive(Debug)]
+pub enum Arrival {
+    /// A client.
+    Client(TcpStream, SocketAddr),
+    /// A client for whom there is no descriptor: it is to be told at once, and let go.
+    OneTooMany(TcpStream),
+    /// Something is short from here on; said once each time.
+    Shortage(io::Error),
+}
+
 /// Accepts until `stopping` says so; it is asked after each wake-up, so whoever stops the server connects once more.
-/// `take` must not block. `short` hears of a shortage once each time it begins.
-pub fn accept(
-    listener: &TcpListener,
-    stopping: impl Fn() -> bool,
-    take: impl Fn(TcpStream, SocketAddr),
-    short: impl Fn(&io::Error),
-) {
+/// `meet` must not block. One descriptor is kept for clients for whom there is none left.
+pub fn accept(listener: &TcpListener, stopping: impl Fn() -> bool, meet: impl Fn(Arrival)) {
+    let spare = || listener.try_clone().ok();
+    let mut kept = spare();
     let mut in_shortage = false;
     loop {
         let accepted = listener.accept();
@@ -45,15 +54,24 @@ pub fn accept(
         }
         match accepted {
             Ok((stream, peer)) => {
-                in_shortage = false;
-                take(stream, peer);
+                kept = kept.or_else(spare);
+                if kept.is_some() {
+                    in_shortage = false;
+                    meet(Arrival::Client(stream, peer));
+                } else {
+                    meet(Arrival::OneTooMany(stream));
+                    kept = spare();
+                }
             }
             Err(error) if is_shortage(&error) => {
                 if !in_shortage {
-                    short(&error);
+                    meet(Arrival::Shortage(error));
                 }
                 in_shortage = true;
-                thread::sleep(SHORTAGE_PAUSE);
+                // The next client gets the descriptor that was kept, to hear that there is none.
+                if kept.take().is_none() {
+                    thread::sleep(SHORTAGE_PAUSE);
+                }
             }
             // The client went away between its SYN and our accept: nothing was lost.
             Err(_) => {}

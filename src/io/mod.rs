@@ -8,5 +8,8 @@ pub mod durable;
 pub mod keeper;
 pub mod line;
 pub mod listener;
+pub mod secrets;
 pub mod stream;
 pub mod table;
+pub mod tls;
+pub mod x509;

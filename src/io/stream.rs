@@ -1,15 +1,22 @@
 //! A TCP connection whose every wait is bounded, and that another thread can end.
 //!
-//! A read or a write waits for its own timeout and never past the deadline set for the whole command. [`Connections`]
-//! knows all that are open, up to a cap; at shutdown those that only wait for a command are woken with an end of input,
-//! the others once their time is over. Waiting too long is `TimedOut`.
+//! A read waits for its own timeout and never past the deadline set for the whole command; writes wait for as long as their
+//! [`Pace`] allows, one by one and all together, so that no peer holds a connection by reading slowly. [`Connections`] knows
+//! all that are open, up to a cap; at shutdown those that only wait for a command are woken with an end of input,
+//! the others once their time is over. Waiting too long is `TimedOut`. TLS takes a [`Stream`] by value and gives it back
+//! upgraded; bounds and ends are the same over it.
 
 use std::collections::HashMap;
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use rustls::ServerConfig;
+
+use super::tls::{self, Layer, TlsFacts};
+use crate::limits;
 
 /// One open connection as all threads share it.
 #[derive(Debug)]
@@ -138,59 +145,158 @@ impl Drop for Place {
     }
 }
 
+/// How slowly a peer may read what is written to it.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// How long one write may stand still.
+    pub standstill: Duration,
+    /// How long all writes of a connection may wait together, and one second more for each `rate` octets.
+    pub whole: Duration,
+    /// Octets a second.
+    pub rate: u64,
+}
+
+impl Pace {
+    /// For clients of this server.
+    pub const CLIENT: Pace =
+        Pace { standstill: limits::WRITE_TIMEOUT, whole: limits::WRITE_WAITS, rate: limits::DATA_RATE };
+
+    fn allows(&self, octets: u64) -> Duration {
+        self.whole + Duration::from_secs(octets / self.rate)
+    }
+}
+
 /// The reading and writing side of a [`Place`].
 #[derive(Debug)]
 pub struct Stream {
+    socket: Socket,
+    tls: Option<Box<(Layer, TlsFacts)>>,
+}
+
+/// What is below TLS.
+#[derive(Debug)]
+struct Socket {
     place: Place,
     timeout: Duration,
     deadline: Option<Instant>,
     read_timeout_set: Option<Duration>,
+    pace: Pace,
+    write_timeout_set: Option<Duration>,
+    written: u64,
+    /// How long writes have taken so far.
+    write_waits: Duration,
+    /// A write has waited for too long: the peer does not read, and every further one would wait again.
+    stuck: bool,
 }
 
 impl Stream {
-    /// A stream that waits `timeout` for a read; writes wait `write_timeout`.
-    pub fn new(place: Place, timeout: Duration, write_timeout: Duration) -> io::Result<Stream> {
-        let stream = &place.connection.stream;
-        stream.set_nodelay(true)?;
-        stream.set_write_timeout(Some(write_timeout))?;
-        Ok(Stream { place, timeout, deadline: None, read_timeout_set: None })
+    /// A stream that waits `timeout` for a read, and whose writes keep to `pace`.
+    pub fn new(place: Place, timeout: Duration, pace: Pace) -> io::Result<Stream> {
+        place.connection.stream.set_nodelay(true)?;
+        let socket = Socket {
+            place,
+            timeout,
+            deadline: None,
+            read_timeout_set: None,
+            pace,
+            write_timeout_set: None,
+            written: 0,
+            write_waits: Duration::ZERO,
+            stuck: false,
+        };
+        Ok(Stream { socket, tls: None })
+    }
+
+    /// The same connection after a TLS handshake, for which the client has the time that it had before, and no more than
+    /// [`limits::TLS_HANDSHAKE_TIMEOUT`]. A shutdown ends the handshake. An error with a [`rustls::Error`] inside is the
+    /// client's, or about what it can do; the connection is closed after any. The reader above must have been dropped
+    /// with all that it had read.
+    pub fn upgrade(mut self, config: &ServerConfig) -> io::Result<Stream> {
+        if self.tls.is_some() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "TLS inside TLS"));
+        }
+        let most = Instant::now().checked_add(limits::TLS_HANDSHAKE_TIMEOUT);
+        self.socket.deadline = self.socket.deadline.map_or(most, |deadline| Some(deadline).min(most));
+        self.set_waiting(true);
+        let agreed = tls::accept(config, &mut self.socket);
+        self.set_waiting(false);
+        self.tls = Some(Box::new(agreed?));
+        Ok(self)
+    }
+
+    /// What was agreed on with the client, once it is encrypted.
+    pub fn tls(&self) -> Option<&TlsFacts> {
+        self.tls.as_ref().map(|tls| &tls.1)
     }
 
     /// The client's address.
     pub fn peer(&self) -> SocketAddr {
-        self.place.connection.peer
+        self.socket.place.connection.peer
     }
 
     /// The address the client came to.
     pub fn local(&self) -> io::Result<SocketAddr> {
-        self.place.connection.stream.local_addr()
+        self.socket.place.connection.stream.local_addr()
     }
 
     /// Whether the server is about to stop.
     pub fn closing(&self) -> bool {
-        self.place.all.closing()
+        self.socket.place.all.closing()
     }
 
     /// Bounds each read from now on.
     pub fn set_timeout(&mut self, timeout: Duration) {
-        self.timeout = timeout;
+        self.socket.timeout = timeout;
     }
 
     /// Bounds all reads from now on together, until the next call.
     pub fn set_deadline(&mut self, whole: Duration) {
-        self.deadline = Instant::now().checked_add(whole);
+        self.socket.deadline = Instant::now().checked_add(whole);
     }
 
     /// Says whether reads from now on only wait for a command. At shutdown such reads find the end of input.
     pub fn set_waiting(&self, waiting: bool) {
-        self.place.connection.waiting.store(waiting, Ordering::SeqCst);
+        self.socket.place.connection.waiting.store(waiting, Ordering::SeqCst);
         if waiting && self.closing() {
-            let _ = self.place.connection.stream.shutdown(Shutdown::Read);
+            let _ = self.socket.place.connection.stream.shutdown(Shutdown::Read);
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let Some(tls) = &mut self.tls else { return };
+        let mut stream = &self.socket.place.connection.stream;
+        // Nobody is waited for any more.
+        if stream.set_nonblocking(true).is_ok() {
+            tls.0.close(&mut stream);
         }
     }
 }
 
 impl Read for Stream {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        match &mut self.tls {
+            None => self.socket.read(out),
+            Some(tls) => tls.0.read(&mut self.socket, out),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        match &mut self.tls {
+            None => self.socket.write(octets),
+            Some(tls) => tls.0.write(&mut self.socket, octets),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Read for Socket {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let wait = left.map_or(self.timeout, |left| left.min(self.timeout));
@@ -207,9 +313,37 @@ impl Read for Stream {
     }
 }
 
-impl Write for Stream {
+impl Socket {
+    /// One write, which waits for no longer than the pace allows.
+    fn paced(&mut self, write: impl Fn(&TcpStream) -> io::Result<usize>) -> io::Result<usize> {
+        let left = self.pace.allows(self.written).saturating_sub(self.write_waits);
+        if self.stuck || left.is_zero() {
+            self.stuck = true;
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let wait = left.min(self.pace.standstill);
+        if self.write_timeout_set != Some(wait) {
+            self.place.connection.stream.set_write_timeout(Some(wait))?;
+            self.write_timeout_set = Some(wait);
+        }
+        let begun = Instant::now();
+        let written = retry(|| write(&self.place.connection.stream));
+        self.write_waits += begun.elapsed();
+        match &written {
+            Ok(count) => self.written += *count as u64,
+            Err(error) => self.stuck |= error.kind() == io::ErrorKind::TimedOut,
+        }
+        written
+    }
+}
+
+impl Write for Socket {
     fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        retry(|| (&self.place.connection.stream).write(octets))
+        self.paced(|mut stream| stream.write(octets))
+    }
+
+    fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.paced(|mut stream| stream.write_vectored(pieces))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -229,9 +363,15 @@ fn retry(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
 }
 
 #[cfg(test)]
-mod tests {
+mod tls_tests;
+
+#[cfg(test)]
+pub(crate) mod tests {
     use super::*;
     use std::net::TcpListener;
+    use std::thread;
+
+    use socket2::SockRef;
 
     fn pair() -> (TcpStream, TcpStream, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -253,11 +393,64 @@ mod tests {
         assert!(all.enter(server, peer).is_ok());
     }
 
+    /// A connection that holds a few kilobytes on its way.
+    pub fn narrow() -> (TcpStream, Place) {
+        let (client, server, peer) = pair();
+        SockRef::from(&client).set_recv_buffer_size(1).unwrap();
+        SockRef::from(&server).set_send_buffer_size(1).unwrap();
+        (client, Connections::new(1, 1).enter(server, peer).unwrap())
+    }
+
+    /// Reads to the end, so that each write is soon over and all of them never. Returns how many octets came.
+    pub fn read_slowly(mut stream: TcpStream) -> usize {
+        let mut octets = 0;
+        while let Ok(count @ 1..) = stream.read(&mut [0; 256]) {
+            octets += count;
+            thread::sleep(Duration::from_millis(2));
+        }
+        octets
+    }
+
+    const PACE: Pace = Pace { standstill: Duration::from_secs(60), whole: Duration::from_secs(60), rate: 100 };
+
+    #[test]
+    fn a_peer_that_reads_slowly_is_bounded_by_the_pace() {
+        let (client, place) = narrow();
+        let pace = Pace { whole: Duration::from_millis(100), rate: 1 << 30, ..PACE };
+        let mut stream = Stream::new(place, Duration::from_secs(60), pace).unwrap();
+        let reader = thread::spawn(move || read_slowly(client));
+        let end = (0..100).find_map(|_| stream.write_all(&[b'x'; 32 * 1024]).err()).expect("it does not read so much");
+        assert_eq!(end.kind(), io::ErrorKind::TimedOut);
+        assert!(stream.socket.write_waits < Duration::from_secs(10), "{:?}", stream.socket.write_waits);
+        let begun = stream.socket.write_waits;
+        assert_eq!(stream.write(b"x").unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(stream.socket.write_waits, begun, "it is not waited for again");
+        drop(stream);
+        assert!(reader.join().unwrap() < 1 << 20);
+    }
+
+    #[test]
+    fn a_peer_that_reads_at_all_has_the_time_it_needs() {
+        let (mut client, server, peer) = pair();
+        let place = Connections::new(1, 1).enter(server, peer).unwrap();
+        // A second for each kilobyte, and nothing besides.
+        let pace = Pace { whole: Duration::from_millis(1), rate: 1024, ..PACE };
+        let mut stream = Stream::new(place, Duration::from_secs(60), pace).unwrap();
+        let reader = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(100));
+            io::copy(&mut client, &mut io::sink()).unwrap()
+        });
+        (0..512).for_each(|_| stream.write_all(&[b'x'; 32 * 1024]).unwrap());
+        assert!(stream.socket.write_waits > pace.whole);
+        drop(stream);
+        assert_eq!(reader.join().unwrap(), 512 * 32 * 1024);
+    }
+
     #[test]
     fn a_silent_peer_costs_one_timeout() {
         let (_client, server, peer) = pair();
         let place = Connections::new(1, 1).enter(server, peer).unwrap();
-        let mut stream = Stream::new(place, Duration::from_millis(20), Duration::from_secs(1)).unwrap();
+        let mut stream = Stream::new(place, Duration::from_millis(20), PACE).unwrap();
         assert_eq!(stream.read(&mut [0; 8]).unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 
@@ -265,7 +458,7 @@ mod tests {
     fn a_slow_peer_is_bounded_by_the_deadline() {
         let (mut client, server, peer) = pair();
         let place = Connections::new(1, 1).enter(server, peer).unwrap();
-        let mut stream = Stream::new(place, Duration::from_secs(60), Duration::from_secs(1)).unwrap();
+        let mut stream = Stream::new(place, Duration::from_secs(60), PACE).unwrap();
         stream.set_deadline(Duration::from_millis(30));
         client.write_all(b"a").unwrap();
         assert_eq!(stream.read(&mut [0; 8]).unwrap(), 1);
@@ -277,7 +470,7 @@ mod tests {
         let all = Connections::new(2, 2);
         let (mut client, server, peer) = pair();
         let place = all.enter(server, peer).unwrap();
-        let mut stream = Stream::new(place, Duration::from_secs(60), Duration::from_secs(1)).unwrap();
+        let mut stream = Stream::new(place, Duration::from_secs(60), PACE).unwrap();
         all.close_idle();
         client.write_all(b"x").unwrap();
         assert_eq!(stream.read(&mut [0; 8]).unwrap(), 1, "in the middle of a command");

@@ -9,6 +9,7 @@
 //! entry that one rename will deliver has the two fields of a delivered message above it; they are read past. Fails
 //! with an [`EnvelopeError`] that knows its line.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use super::address::{Address, ReversePath};
@@ -64,6 +65,11 @@ impl fmt::Display for EnvelopeError {
 impl std::error::Error for EnvelopeError {}
 
 impl Envelope {
+    /// What was asked for each recipient; where one stands there twice, with it for the first time.
+    pub fn asked(&self) -> HashMap<&Address, &RcptParameters> {
+        self.recipients.iter().rev().map(|recipient| (&recipient.address, &recipient.parameters)).collect()
+    }
+
     /// The fields, each with CR LF. The value of SIZE is `size`, in ten digits.
     pub fn print(&self, size: u64) -> String {
         let parameters = MailParameters { size: Some(size), ..self.parameters.clone() };

@@ -3,15 +3,18 @@
 //! For each type that has a text form, parsing what was printed gives the same value (property tests hold this).
 
 pub mod address;
+pub mod complete;
 pub mod dsn;
 pub mod encoded_word;
 pub mod envelope;
 pub mod header;
+pub mod letters;
 pub mod next_hop;
 pub mod outcome;
 pub mod parameter;
 pub mod queue_id;
 pub mod reply;
 pub mod rewrite;
+pub mod sasl;
 pub mod seven_bit;
 pub mod srs;

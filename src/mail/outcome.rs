@@ -20,7 +20,7 @@ pub enum Outcome {
 pub struct Cause {
     /// The reply of the other host, or the one this host would have given.
     pub reply: Reply,
-    /// The host that gave it; `None` for this one.
+    /// The host that gave it; `None` for what this one found itself, if only that the other was silent.
     pub host: Option<String>,
 }
 

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use super::letters::is_misleading;
 use crate::limits;
 
 /// An enhanced status code (RFC 3463).
@@ -111,12 +112,12 @@ fn printable(text: Cow<'static, str>) -> Cow<'static, str> {
     }
 }
 
-/// Foreign octets as one line a person can read: no control character, and none that turns the direction of others.
+/// Foreign octets as one line a person can read: no letter that misleads.
 fn legible(octets: &[u8]) -> String {
     let shown = |letter: char| match letter {
         '\t' => ' ',
-        char::REPLACEMENT_CHARACTER | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '?',
-        letter if letter.is_control() => '?',
+        char::REPLACEMENT_CHARACTER => '?',
+        letter if is_misleading(letter) => '?',
         letter => letter,
     };
     String::from_utf8_lossy(octets).chars().map(shown).collect()
@@ -169,7 +170,7 @@ replies! {
     /// To VRFY of what is not there.
     nobody = 550 5 . 1 . 1 "no such mailbox, alias or list here";
     /// To HELP.
-    help = 214 2 . 0 . 0 "commands: EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY EXPN ETRN HELP QUIT (RFC 5321)";
+    help = 214 2 . 0 . 0 "commands: EHLO HELO STARTTLS AUTH MAIL RCPT DATA BDAT RSET NOOP VRFY EXPN ETRN HELP QUIT (RFC 5321)";
     /// To a verb that is not known.
     unknown_command = 500 5 . 5 . 1 "no such command; HELP lists those there are";
     /// To octets that no command may hold.
@@ -192,6 +193,34 @@ replies! {
     nested_mail = 503 5 . 5 . 1 "a transaction is under way; end it or say RSET";
     /// To ETRN within a transaction.
     in_transaction = 503 5 . 5 . 1 "a transaction is under way; this comes before or after it";
+    /// To STARTTLS, before the handshake.
+    start_tls = 220 2 . 0 . 0 "begin TLS now";
+    /// To STARTTLS under TLS.
+    tls_already = 503 5 . 5 . 1 "this connection is under TLS already";
+    /// To AUTH, once the client has proved who it is.
+    logged_in = 235 2 . 7 . 0 "you are logged in";
+    /// To AUTH from someone who has done so.
+    logged_in_already = 503 5 . 5 . 1 "someone is logged in here already";
+    /// To AUTH in clear.
+    log_in_under_tls = 538 5 . 7 . 11 "passwords are taken under TLS only; say STARTTLS first";
+    /// To a mechanism that is not there.
+    no_such_mechanism = 504 5 . 5 . 4 "that mechanism is not offered";
+    /// To a wrong name or password, whichever it is.
+    wrong_credentials = 535 5 . 7 . 8 "name or password are wrong";
+    /// To an exchange that the client ended with a star.
+    exchange_cancelled = 501 5 . 7 . 0 "the login was cancelled";
+    /// To a response in an exchange that can't be read.
+    exchange_unreadable = 501 5 . 5 . 2 "that is no base64, or not what the mechanism wants";
+    /// To a response in an exchange that is too long (RFC 4954 §4).
+    exchange_too_long = 500 5 . 5 . 6 "the response is too long";
+    /// When too many passwords are being checked.
+    logins_busy = 454 4 . 7 . 0 "too many logins at once; try again later";
+    /// To an address that guessed too often.
+    shut_out = 421 4 . 7 . 0 "too many wrong passwords from your address; try again later";
+    /// To MAIL on a port for submission.
+    log_in_first = 530 5 . 7 . 0 "log in first";
+    /// To a sender that is not the user's own (RFC 6409 §6.1).
+    not_your_address = 550 5 . 7 . 1 "that sender is not one of yours";
     /// To anything but BDAT between chunks.
     in_chunks = 503 5 . 5 . 1 "chunks are under way; go on with BDAT or say RSET";
     /// To BDAT after a chunk was refused.
@@ -204,6 +233,8 @@ replies! {
     no_such_mailbox = 550 5 . 1 . 1 "no such mailbox here";
     /// To a recipient that was made here to report to a sender, long ago.
     address_expired = 550 5 . 1 . 1 "that address was for reports on a message, and its time is over";
+    /// To a recipient that was made here to report to a sender, for what is no report.
+    for_reports_only = 550 5 . 7 . 1 "that address is for reports, which have the null sender";
     /// To ETRN from those who may not (RFC 1985 §5.2).
     cannot_bring_forward = 459 4 . 7 . 1 "mail is brought forward for trusted clients only";
     /// To ETRN for a domain that no message waits for.
@@ -269,6 +300,11 @@ pub fn start_data() -> Reply {
     Reply::new(354, None, "send the message; end it with a dot on a line of its own")
 }
 
+/// To AUTH and what follows it: the next challenge, in base64 (RFC 4954 §4).
+pub fn challenge(text: String) -> Reply {
+    Reply::new(334, None, text)
+}
+
 /// To the end of a message that is on the disk.
 pub fn accepted(id: impl fmt::Display) -> Reply {
     Reply::new(250, Some(Enhanced(2, 0, 0)), format!("accepted as {id}"))
@@ -286,7 +322,7 @@ pub fn bad_parameter(known: bool, why: impl fmt::Display) -> Reply {
 
 /// To ETRN, with how many messages are tried now.
 pub fn brought_forward(count: usize) -> Reply {
-    Reply::new(253, Some(Enhanced(2, 0, 0)), format!("{count} messages for that domain are tried now"))
+    Reply::new(253, Some(Enhanced(2, 0, 0)), format!("messages for that domain that are tried now: {count}"))
 }
 
 /// To VRFY and EXPN from those who may know, one address a line. `None` if there is none.

@@ -34,7 +34,7 @@ pub fn rewrite_from(
             continue;
         };
         if field.is("From") && !has_reply_to {
-            write_folded(&mut out, b"Reply-To:", &rewriting.qualified(field));
+            write_folded(&mut out, b"Reply-To:", &qualified_value(field, default_domain));
             out.extend_from_slice(b"\r\n");
             has_reply_to = true;
         }
@@ -82,19 +82,32 @@ impl<F: Fn(&Address) -> bool> Rewriting<'_, F> {
         }
         has_changed.then_some(out)
     }
+}
 
-    /// The value as it stands, but that names without a domain, which mean nothing elsewhere, have theirs.
-    fn qualified(&self, field: &Field<'_>) -> Vec<Vec<u8>> {
-        let mut out: Vec<Vec<u8>> = Vec::new();
-        for entry in entries(without_line_end(field.value).0) {
-            match entry.address(self.default_domain) {
-                Some(address) if !entry.address_text().contains(&b'@') => out.extend(entry.replaced(&address)),
-                _ => out.push(entry.octets.to_vec()),
-            }
-            out.last_mut().zip(entry.end).into_iter().for_each(|(last, end)| last.push(end));
-        }
-        out
+/// The field with their domain for names that have none, which mean nothing elsewhere. `None` if nothing changes.
+pub fn qualified(field: &Field<'_>, default_domain: &Domain) -> Option<Vec<u8>> {
+    let (value, line_end) = without_line_end(field.value);
+    let pieces = qualified_value(field, default_domain);
+    if pieces.concat() == value {
+        return None;
     }
+    let mut out = Vec::with_capacity(field.octets.len() + limits::DOMAIN);
+    write_folded(&mut out, &field.octets[..field.octets.len() - field.value.len()], &pieces);
+    out.extend_from_slice(line_end);
+    Some(out)
+}
+
+/// The value without its line end, in pieces before each of which it may be folded.
+fn qualified_value(field: &Field<'_>, default_domain: &Domain) -> Vec<Vec<u8>> {
+    let mut out: Vec<Vec<u8>> = Vec::new();
+    for entry in entries(without_line_end(field.value).0) {
+        match entry.address(default_domain) {
+            Some(address) if !entry.address_text().contains(&b'@') => out.extend(entry.replaced(&address)),
+            _ => out.push(entry.octets.to_vec()),
+        }
+        out.last_mut().zip(entry.end).into_iter().for_each(|(last, end)| last.push(end));
+    }
+    out
 }
 
 /// What stands between the commas, colons and semicolons of a list of addresses.

@@ -2,7 +2,8 @@
 //! SPF holds at the next hop and reports still find the first sender.
 //!
 //! `ann@example.org` becomes `SRS0=hash=stamp=example.org=ann@here`. What another host has rewritten already becomes
-//! `SRS1=hash=host=…@here`, which leads back to that host at once, however many hosts are between. The hash is
+//! `SRS1=hash=host=…@here`, which leads back to that host at once, however many hosts are between; our stamp is the end of
+//! that hash, which means nothing to others. The hash is
 //! HMAC-SHA-256 under a secret of this host, cut to 40 bits; without it nobody makes an address that [`Srs::back`] takes,
 //! so that this host sends no strangers' mail on.
 //!
@@ -41,15 +42,15 @@ pub struct Srs {
 pub struct Reversed {
     /// The first sender, in the case that it came back in; or the address that the first host rewrote it to.
     pub address: Address,
-    /// The day it was rewritten on, modulo 1024. SRS1 has none: the first host looks at its own.
-    pub stamp: Option<u64>,
+    /// The day it was rewritten on, modulo 1024.
+    pub stamp: u64,
 }
 
 impl Reversed {
     /// Whether it was rewritten more than [`limits::SRS_DAYS`] before `today`, in days since 1970. A stamp of tomorrow is
     /// taken, because clocks are set back.
     pub fn is_expired(&self, today: u64) -> bool {
-        self.stamp.is_some_and(|stamp| (today % STAMPS + 1 + STAMPS - stamp % STAMPS) % STAMPS > limits::SRS_DAYS + 1)
+        (today % STAMPS + 1 + STAMPS - self.stamp % STAMPS) % STAMPS > limits::SRS_DAYS + 1
     }
 }
 
@@ -67,18 +68,23 @@ impl Srs {
         if host == domain && self.back(sender).is_some() {
             return Some(sender.clone());
         }
-        let (tag, guarded) = match tagged(sender.local_part()) {
-            None => ("SRS0", format!("{}={host}={}", stamp(day), sender.local_part())),
-            Some((Tag::Srs0, opaque)) => ("SRS1", format!("{host}={opaque}")),
+        let stamp = stamp(day);
+        let guarded = match tagged(sender.local_part()) {
+            None => {
+                let guarded = format!("{stamp}={host}={}", sender.local_part());
+                let hash = letters(self.mac_of("SRS0", &guarded));
+                return Address::new(&format!("SRS0={hash}={guarded}"), domain.clone()).ok();
+            }
+            Some((Tag::Srs0, opaque)) => format!("{host}={opaque}"),
             Some((Tag::Srs1, rest)) => {
                 // The hash of the host before means nothing here, and neither does that host.
                 let (_, guarded) = rest[1..].split_once('=')?;
                 split_srs1(guarded)?;
-                ("SRS1", guarded.to_owned())
+                guarded.to_owned()
             }
         };
-        let hash = letters(self.mac_of(tag, &guarded));
-        Address::new(&format!("{tag}={hash}={guarded}"), domain.clone()).ok()
+        let hash = letters(self.mac_of("SRS1", &format!("{stamp}={guarded}")));
+        Address::new(&format!("SRS1={hash}{stamp}={guarded}"), domain.clone()).ok()
     }
 
     /// Where a report to `address` goes, if this host made it. Whether it is too old is for the caller to ask, and
@@ -86,18 +92,23 @@ impl Srs {
     pub fn back(&self, address: &Address) -> Option<Reversed> {
         let (tag, rest) = tagged(address.local_part())?;
         let (hash, guarded) = rest[1..].split_once('=')?;
-        let name = if tag == Tag::Srs0 { "SRS0" } else { "SRS1" };
-        // In constant time.
-        self.authenticator(name, guarded).verify_truncated_left(&octets(hash)?).ok()?;
         if tag == Tag::Srs1 {
+            let (hash, stamp) = hash.split_at_checked(HASH_LETTERS)?;
+            self.verify("SRS1", &format!("{stamp}={guarded}"), hash)?;
             let (host, opaque) = split_srs1(guarded)?;
             let address = Address::new(&format!("SRS0{opaque}"), host).ok()?;
-            return Some(Reversed { address, stamp: None });
+            return Some(Reversed { address, stamp: number(stamp, STAMP_LETTERS)? });
         }
+        self.verify("SRS0", guarded, hash)?;
         let (stamp, rest) = guarded.split_once('=')?;
         let (host, local_part) = rest.split_once('=')?;
         let address = Address::new(local_part, host.parse::<Domain>().ok()?).ok()?;
-        Some(Reversed { address, stamp: Some(number(stamp, STAMP_LETTERS)?) })
+        Some(Reversed { address, stamp: number(stamp, STAMP_LETTERS)? })
+    }
+
+    /// In constant time.
+    fn verify(&self, tag: &str, guarded: &str, hash: &str) -> Option<()> {
+        self.authenticator(tag, guarded).verify_truncated_left(&octets(hash)?).ok()
     }
 
     fn authenticator(&self, tag: &str, guarded: &str) -> Hmac<Sha256> {
@@ -204,7 +215,7 @@ mod tests {
             for (srs, address) in [(srs(), address(&second)), (Srs::new("of the third"), third)] {
                 let found = srs.back(&address).unwrap();
                 assert_eq!(found.address.to_string(), first.replace("srs0", "SRS0"));
-                assert!(found.stamp.is_none() && !found.is_expired(0));
+                assert!(!found.is_expired(DAY + limits::SRS_DAYS) && found.is_expired(DAY + limits::SRS_DAYS + 1));
             }
         }
     }
@@ -252,7 +263,7 @@ mod tests {
         for day in [0, 1, 1020, 1023, DAY, 1024 * 30 - 1] {
             let sent = srs().forward(&address("ann@example.org"), &"a.example".parse().unwrap(), day).unwrap();
             let found = srs().back(&sent).unwrap();
-            assert_eq!(found.stamp, Some(day % 1024));
+            assert_eq!(found.stamp, day % 1024);
             for (today, expired) in [
                 (day.saturating_sub(1), false),
                 (day, false),
@@ -263,7 +274,7 @@ mod tests {
                 assert_eq!(found.is_expired(today), expired, "{day} {today}");
             }
         }
-        let found = Reversed { address: address("ann@example.org"), stamp: Some(1023) };
+        let found = Reversed { address: address("ann@example.org"), stamp: 1023 };
         assert!(found.is_expired(1021) && !found.is_expired(u64::MAX));
     }
 
@@ -274,7 +285,7 @@ mod tests {
             let sender = Address::new(&local, host.parse::<Domain>().unwrap()).unwrap();
             prop_assume!(!is_srs(&sender));
             let Some(sent) = srs.forward(&sender, &"here.example".parse().unwrap(), day) else { return Ok(()) };
-            prop_assert_eq!(srs.back(&sent), Some(Reversed { address: sender.clone(), stamp: Some(day % 1024) }));
+            prop_assert_eq!(srs.back(&sent), Some(Reversed { address: sender.clone(), stamp: day % 1024 }));
             prop_assert_eq!(sent.to_string().parse::<Address>(), Ok(sent.clone()));
             let folded = srs.back(&sent.folded()).map(|found| found.address);
             prop_assert_eq!(folded, Some(sender.folded()));

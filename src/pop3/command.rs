@@ -6,6 +6,7 @@
 use std::fmt;
 
 use crate::limits;
+use crate::mail::sasl::Initial;
 
 /// One command with its arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,8 +17,10 @@ pub enum Command {
     User(String),
     /// The password to it.
     Pass(Password),
-    /// A SASL login (RFC 5034); there are no mechanisms yet.
-    Auth,
+    /// A SASL login (RFC 5034): the mechanism, if one is named, and the response that came with it, in base64.
+    Auth(Option<String>, Option<Initial>),
+    /// The rest under TLS (RFC 2595 §4).
+    Stls,
     /// How much there is.
     Stat,
     /// The size of one message, or of all.
@@ -78,7 +81,8 @@ const KNOWN: &[(&str, Read)] = &[
     ("CAPA", |rest| nothing(rest, Command::Capa)),
     ("USER", |rest| name(rest).map(Command::User)),
     ("PASS", |rest| password(rest).map(Command::Pass)),
-    ("AUTH", |_| Some(Command::Auth)),
+    ("AUTH", auth),
+    ("STLS", |rest| nothing(rest, Command::Stls)),
     ("STAT", |rest| nothing(rest, Command::Stat)),
     ("LIST", |rest| number_maybe(rest).map(Command::List)),
     ("UIDL", |rest| number_maybe(rest).map(Command::Uidl)),
@@ -92,6 +96,14 @@ const KNOWN: &[(&str, Read)] = &[
 
 fn nothing(rest: &[u8], command: Command) -> Option<Command> {
     trimmed(rest).is_empty().then_some(command)
+}
+
+fn auth(rest: &[u8]) -> Option<Command> {
+    let text = str::from_utf8(trimmed(rest)).ok().filter(|text| !text.contains(char::is_control))?;
+    let mut words = text.split(' ').map(str::to_owned);
+    let mechanism = words.next().filter(|word| !word.is_empty());
+    let auth = Command::Auth(mechanism, words.next().map(Initial));
+    words.next().is_none().then_some(auth)
 }
 
 /// Spaces belong to it: a quoted local-part may hold some.
@@ -145,8 +157,10 @@ mod tests {
             ("user ann@example.org", Command::User("ann@example.org".into())),
             ("USER \"a b\"@example.org", Command::User("\"a b\"@example.org".into())),
             ("Pass  two  spaces ", Command::Pass(Password(b" two  spaces ".to_vec()))),
-            ("AUTH", Command::Auth),
-            ("AUTH PLAIN AAAA", Command::Auth),
+            ("AUTH", Command::Auth(None, None)),
+            ("auth plain ", Command::Auth(Some("plain".into()), None)),
+            ("AUTH PLAIN AAAA", Command::Auth(Some("PLAIN".into()), Some(Initial("AAAA".into())))),
+            ("Stls", Command::Stls),
             ("stat ", Command::Stat),
             ("LIST", Command::List(None)),
             ("LIST 7", Command::List(Some(7))),
@@ -166,7 +180,7 @@ mod tests {
 
     #[test]
     fn what_is_no_command_is_refused() {
-        for line in ["", " ", " STAT", "STATS", "STAT\t", "STAT\r", "\0STAT", "APOP ann 0", "STLS", "EHLO x"] {
+        for line in ["", " ", " STAT", "STATS", "STAT\t", "STAT\r", "\0STAT", "APOP ann 0", "STARTTLS", "EHLO x"] {
             assert_eq!(Command::parse(line.as_bytes()), Err(Refusal::Unknown), "{line:?}");
         }
         for line in [
@@ -176,6 +190,9 @@ mod tests {
             "NOOP x",
             "RSET 1",
             "QUIT now",
+            "STLS now",
+            "AUTH PLAIN AAAA AAAA",
+            "AUTH PLAIN\r",
             "USER",
             "USER ",
             "USER a\0b",
@@ -217,12 +234,13 @@ mod tests {
     #[test]
     fn a_password_is_never_shown() {
         assert_eq!(format!("{:?}", Command::parse(b"PASS secret")), "Ok(Pass(Password))");
+        assert_eq!(format!("{:?}", Command::parse(b"AUTH PLAIN c2VjcmV0")), "Ok(Auth(Some(\"PLAIN\"), Some(Initial)))");
     }
 
     proptest! {
         #[test]
         fn no_line_panics(
-            verb in "(?i)USER|PASS|LIST|UIDL|RETR|TOP|DELE|STAT|X?",
+            verb in "(?i)USER|PASS|AUTH|LIST|UIDL|RETR|TOP|DELE|STAT|X?",
             rest in prop::collection::vec(any::<u8>(), 0..20),
         ) {
             let _ = Command::parse(&[verb.as_bytes(), b" ", &rest].concat());

@@ -1,48 +1,80 @@
 //! One POP3 connection: reads commands, asks the session, reads the mailbox, and writes answers.
 //!
 //! Promises: one answer a command, in order; messages are removed only at QUIT, and a connection that ends otherwise
-//! removes none; every wait is bounded, reads by silence and by the whole command, writes by the slowest line worth
-//! waiting for; memory is flat, whatever a message or a list holds. Answers are written out once the client has to be
-//! waited for, so that pipelined commands share packets. At shutdown a client that waits is told, and loses nothing.
+//! removes none; every wait is bounded, reads by silence and by the whole command, writes by the pace at which the client
+//! reads; memory is flat, whatever a message or a list holds. Answers are written out once the client has to be waited
+//! for, so that pipelined commands share packets. At shutdown a client that waits is told, and loses nothing. TLS takes a
+//! connection by value: of what was said in clear nothing is left (RFC 2595 §4).
+
+mod login;
 
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
 
 use super::command::{Command, Refusal};
 use super::listing::Listing;
+use super::login::Login;
 pub use super::login::Server;
-use super::login::{Denied, Login};
 use super::mailbox::Content;
 use super::message::Top;
 use super::reply::{self, Answer};
 use super::session::{Next, Rows, Session, Terms};
+use crate::auth;
 use crate::io::dot::Stuff;
 use crate::io::line::{Line, LineReader};
 use crate::io::stream::{Place, Stream};
 use crate::limits;
+use crate::mail::sasl::Mechanism;
 use crate::maillog;
+use crate::tls;
 
 /// What a client beyond the cap is told instead of a greeting.
 pub const TOO_MANY: &[u8] = b"-ERR [SYS/TEMP] too many connections; try again later\r\n";
 
+/// What a client came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// In clear, until the client says STLS.
+    Pop3,
+    /// Under TLS from the first octet on (RFC 8314).
+    Pop3s,
+}
+
+impl Port {
+    /// As the log and the configuration name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Port::Pop3 => "pop3",
+            Port::Pop3s => "pop3s",
+        }
+    }
+}
+
 /// The body of a connection's thread.
-pub fn serve(place: Place, server: &Server) {
-    let Ok(stream) = Stream::new(place, limits::POP3_TIMEOUT, limits::WRITE_TIMEOUT) else { return };
-    let client = stream.peer().ip().to_canonical();
-    let site = server.site.get();
-    let terms = Terms { cleartext: site.config.may_log_in_clear(client), errors: site.config.limits.errors };
-    let greeting = reply::greeting(&site.config.hostname);
-    drop(site);
-    let reader = LineReader::new(Wire { stream, out: Vec::new() });
-    let mut connection = Connection { server, reader, session: Session::new(terms), client };
-    connection.answer(&greeting);
-    let end = connection.run();
-    connection.finish(end);
+pub fn serve(place: Place, server: &Server, port: Port) {
+    let Ok(stream) = Stream::new(place, limits::POP3_TIMEOUT, server.pace) else { return };
+    let mut connection = Connection::new(stream, server, port);
+    if port == Port::Pop3s {
+        let Some(upgraded) = connection.upgrade() else { return };
+        connection = upgraded;
+    }
+    if let Err(end) = connection.greet() {
+        return connection.finish(end);
+    }
+    loop {
+        match connection.run() {
+            End::Upgrade => {
+                let Some(upgraded) = connection.upgrade() else { return };
+                connection = upgraded;
+            }
+            end => return connection.finish(end),
+        }
+    }
 }
 
 struct Connection<'a> {
     server: &'a Server,
+    port: Port,
     reader: LineReader<Wire>,
     session: Session,
     client: IpAddr,
@@ -60,6 +92,8 @@ enum End {
     Broken,
     /// The peer is gone.
     Gone,
+    /// Not the end: it goes on under TLS.
+    Upgrade,
 }
 
 /// What the wire fails with; errors of files never become one.
@@ -72,7 +106,38 @@ impl From<io::Error> for End {
     }
 }
 
-impl Connection<'_> {
+impl<'a> Connection<'a> {
+    fn new(stream: Stream, server: &'a Server, port: Port) -> Connection<'a> {
+        let client = stream.peer().ip().to_canonical();
+        let session = Session::new(terms(&stream, server));
+        Connection { server, port, reader: LineReader::new(Wire { stream, out: Vec::new() }), session, client }
+    }
+
+    /// The same client under TLS, of whom nothing is known. `None` if it and we do not agree.
+    fn upgrade(self) -> Option<Connection<'a>> {
+        let Connection { server, port, client, .. } = self;
+        let mut stream = self.reader.into_inner().stream;
+        stream.set_deadline(limits::POP3_TIMEOUT);
+        match stream.upgrade(&server.certificates.server_config()) {
+            Ok(stream) => Some(Connection::new(stream, server, port)),
+            Err(error) => {
+                maillog::tls_failed(port.name(), client, tls::handshake_words(&error));
+                None
+            }
+        }
+    }
+
+    /// Says who we are, or to who guessed too often that there is no use in going on.
+    fn greet(&mut self) -> Result<(), End> {
+        if self.server.gate.is_shut_out(self.client) {
+            self.answer(&reply::SHUT_OUT);
+            return Err(End::Cut("too many wrong passwords"));
+        }
+        let greeting = reply::greeting(&self.server.site.get().config.hostname);
+        self.answer(&greeting);
+        Ok(())
+    }
+
     fn run(&mut self) -> End {
         loop {
             let line = match self.command() {
@@ -86,12 +151,17 @@ impl Connection<'_> {
         }
     }
 
-    /// The next command line, or why it is none.
+    /// The next command, or why it is none.
     fn command(&mut self) -> Result<Result<Command, Refusal>, End> {
+        self.line(limits::POP3_LINE, |line| line.map_or(Err(Refusal::TooLong), Command::parse))
+    }
+
+    /// What `read` makes of the next line; it gets none if there are more than `most` octets in it.
+    fn line<T>(&mut self, most: usize, read: impl FnOnce(Option<&[u8]>) -> T) -> Result<T, End> {
         self.reader.get_mut().stream.set_deadline(limits::POP3_TIMEOUT);
-        let (answer, why) = match self.reader.line(limits::POP3_LINE) {
-            Ok(Line::Text(text)) => return Ok(Command::parse(text)),
-            Ok(Line::TooLong) => return Ok(Err(Refusal::TooLong)),
+        let (answer, why) = match self.reader.line(most) {
+            Ok(Line::Text(text)) => return Ok(read(Some(text))),
+            Ok(Line::TooLong) => return Ok(read(None)),
             Ok(Line::BareLf) => (reply::BARE_LINE_FEED, "a line that a bare LF ends"),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => (reply::ENDLESS, "a line without an end"),
             Err(error) => return Err(error.into()),
@@ -119,7 +189,7 @@ impl Connection<'_> {
                 self.answer(&answer);
                 Err(if answer == reply::TOO_MANY_ERRORS {
                     End::Cut("too many errors")
-                } else if answer == reply::WRONG_TOO_OFTEN {
+                } else if answer == reply::WRONG_TOO_OFTEN || answer == reply::SHUT_OUT {
                     End::Cut("too many wrong passwords")
                 } else {
                     End::Over
@@ -134,6 +204,15 @@ impl Connection<'_> {
                 let next = self.log_in(&name, &password.0);
                 self.obey(next)
             }
+            Next::Auth { mechanism, initial } => {
+                let next = self.exchange(mechanism, initial.as_ref().map(|initial| initial.0.as_str()))?;
+                self.obey(next)
+            }
+            Next::StartTls(answer) => {
+                self.answer(&answer);
+                self.reader.get_mut().flush_out()?;
+                Err(End::Upgrade)
+            }
             Next::Remove => {
                 let answer = self.remove();
                 self.answer(&answer);
@@ -142,37 +221,11 @@ impl Connection<'_> {
         }
     }
 
-    /// Opens the mailbox, or says why not.
-    fn log_in(&mut self, name: &str, password: &[u8]) -> Next {
-        let denied = match self.server.log_in(name, password) {
-            Ok(login) => {
-                let listing = &login.mailbox.listing;
-                maillog::login(self.client, &login.address, listing.left(), listing.octets());
-                return self.session.enter(login);
-            }
-            Err(denied) => denied,
-        };
-        let (answer, why) = match denied {
-            Denied::Wrong(why) => (reply::WRONG, why),
-            Denied::InUse => (reply::IN_USE, "another session has the mailbox"),
-            Denied::Busy => (reply::BUSY, "too many logins at once"),
-            Denied::Unreadable(address, error) => {
-                maillog::mailbox_error(&address, error);
-                (reply::CANNOT_OPEN, "the mailbox can't be read")
-            }
-        };
-        maillog::login_failed(self.client, name, why);
-        if answer == reply::WRONG {
-            std::thread::sleep(limits::LOGIN_DELAY);
-        }
-        self.session.deny(answer)
-    }
-
     fn list(&mut self, rows: Rows) -> Result<(), End> {
         let (wire, session) = (self.reader.get_mut(), &mut self.session);
         match (rows, session.login()) {
             (Rows::Capabilities, _) => {
-                session.capabilities().try_for_each(|line| wire.put(format_args!("{line}\r\n")))?;
+                session.capabilities().iter().try_for_each(|line| wire.put(format_args!("{line}\r\n")))?;
             }
             (Rows::Sizes, Some(login)) => {
                 let listing = &login.mailbox.listing;
@@ -247,16 +300,26 @@ impl Connection<'_> {
             End::Cut(why) => Some(why),
             End::Silent => Some("silent or slow for too long"),
             End::Broken => Some("a message could not be read to its end"),
-            End::Over | End::Gone => None,
+            End::Over | End::Gone | End::Upgrade => None,
         };
         if let Some(why) = why {
-            maillog::cut_off("pop3", self.client, why);
+            maillog::cut_off(self.port.name(), self.client, why);
         }
         if matches!(end, End::Over | End::Cut(_)) {
             // A client that hears nothing any more needs no last word.
             let _ = self.reader.get_mut().flush_out();
         }
     }
+}
+
+/// What a session may do.
+fn terms(stream: &Stream, server: &Server) -> Terms {
+    let site = server.site.get();
+    let cleartext = site.config.may_log_in_clear(stream.peer().ip());
+    let under_tls = stream.tls().is_some();
+    let offered = server.gate.offered(cleartext || under_tls, &auth::bindings(stream.tls()));
+    let mechanisms = offered.into_iter().map(Mechanism::name).collect();
+    Terms { cleartext, under_tls, mechanisms, errors: site.config.limits.errors }
 }
 
 /// The numbers and indexes of the messages that are not marked as deleted.
@@ -304,8 +367,6 @@ impl Wire {
 
     /// Sends a message, or its top, with its final dot.
     fn send(&mut self, mut content: Content, mut top: Option<Top>) -> Result<(), Sending> {
-        let begun = Instant::now();
-        let mut sent = 0;
         let mut stuff = Stuff::default();
         let mut block = vec![0; limits::MESSAGE_BUFFER];
         while !top.as_ref().is_some_and(Top::is_over) {
@@ -316,10 +377,6 @@ impl Wire {
             let wanted = top.as_mut().map_or(count, |top| top.feed(&block[..count]));
             stuff.feed(&block[..wanted], &mut self.out);
             self.flush_out().map_err(Sending::Wire)?;
-            sent += wanted as u64;
-            if begun.elapsed() > limits::DATA_TIMEOUT + Duration::from_secs(sent / limits::DATA_RATE) {
-                return Err(Sending::Wire(io::ErrorKind::TimedOut.into()));
-            }
         }
         stuff.finish(&mut self.out);
         Ok(())
@@ -331,5 +388,35 @@ impl Wire {
         // A large message's buffer would stay with every idle session.
         self.out.shrink_to(limits::COMMAND_BUFFER);
         written
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::io::stream::Pace;
+    use crate::io::stream::tests::{narrow, read_slowly};
+    use crate::pop3::login::tests;
+
+    #[test]
+    fn who_reads_octet_by_octet_does_not_keep_the_mailbox() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(tests::login(folder.path(), &["1.a.b"]));
+        fs::write(folder.path().join("mail/example.org/ann/new/1.a.b"), "x\r\n".repeat(1 << 20)).unwrap();
+        let mut server = tests::server(folder.path());
+        server.pace = Pace { whole: Duration::from_millis(100), rate: 1 << 30, ..Pace::CLIENT };
+        let (mut client, place) = narrow();
+        client.write_all(b"USER ann\r\nPASS correct horse\r\nRETR 1\r\nNOOP\r\n").unwrap();
+        thread::scope(|scope| {
+            let reading = scope.spawn(move || read_slowly(client));
+            serve(place, &server, Port::Pop3);
+            assert!(tests::log_in(&server, "ann", "correct horse").unwrap().is_ok(), "it is free again");
+            assert!(reading.join().unwrap() < 1 << 20);
+        });
     }
 }

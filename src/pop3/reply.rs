@@ -62,8 +62,20 @@ answers! {
     BARE_LINE_FEED = "-ERR lines end with CR LF; closing";
     /// To a line that went on and on; the connection closes.
     ENDLESS = "-ERR that line has no end; closing";
-    /// To AUTH.
-    NO_MECHANISM = "-ERR there are no AUTH mechanisms here; log in with USER and PASS";
+    /// To STLS, before the handshake.
+    BEGIN_TLS = "+OK begin TLS now";
+    /// To STLS under TLS.
+    TLS_ALREADY = "-ERR this connection is under TLS already";
+    /// To STLS within a session (RFC 2595 §4).
+    TLS_TOO_LATE = "-ERR TLS begins before the login";
+    /// To AUTH by a mechanism that is not there, or by none.
+    NO_MECHANISM = "-ERR no such mechanism; CAPA lists those there are";
+    /// To an exchange that the client ended with a star.
+    CANCELLED = "-ERR the login was cancelled";
+    /// To a response in an exchange that can't be read.
+    UNREADABLE = "-ERR that is no base64, or not what the mechanism wants";
+    /// To a response in an exchange that is too long.
+    RESPONSE_TOO_LONG = "-ERR the response is too long";
     /// To a login from a client that may not send its password in clear.
     NO_CLEARTEXT = "-ERR [SYS/PERM] passwords in clear are not taken from your address";
     /// To PASS without USER.
@@ -76,6 +88,8 @@ answers! {
     WRONG = "-ERR [AUTH] wrong name or password";
     /// As [`WRONG`], once too often; the connection closes.
     WRONG_TOO_OFTEN = "-ERR [AUTH] wrong name or password, too often; closing";
+    /// To a login from an address that made too many wrong ones; the connection closes.
+    SHUT_OUT = "-ERR [SYS/TEMP] too many wrong passwords from your address; try again later";
     /// To a login while another session has the mailbox.
     IN_USE = "-ERR [IN-USE] another session has this mailbox open";
     /// To a login when too many others are being checked.
@@ -111,7 +125,12 @@ pub fn greeting(hostname: impl Display) -> Answer {
     Answer(format!("+OK {hostname} POP3 Postrider").into())
 }
 
-/// To PASS.
+/// To AUTH and what follows it: the next challenge, in base64 (RFC 5034 §4).
+pub fn challenge(text: &str) -> Answer {
+    Answer(format!("+ {text}").into())
+}
+
+/// To PASS, or at the end of AUTH.
 pub fn welcome(messages: usize, octets: u64) -> Answer {
     Answer(format!("+OK {messages} messages, {octets} octets").into())
 }

@@ -7,20 +7,25 @@
 //! | CAPA | list | list | list |
 //! | USER | → user named, or no in clear | → user named, or no in clear | no |
 //! | PASS | no | login → Transaction, else → Authorization | no |
-//! | AUTH | no | no | no |
+//! | AUTH | exchange → Transaction, else the same | exchange → Transaction, else the same | no |
+//! | STLS | a new session under TLS | a new session under TLS | no |
 //! | STAT NOOP RSET | no | no | ok |
 //! | LIST UIDL | no | no | list |
 //! | LIST n, UIDL n, DELE n | no | no | ok, or no where there is no such message |
 //! | RETR n, TOP n m | no | no | message, or no where there is no such message |
 //! | QUIT | close | close | remove what is marked, → Authorization, close |
 //!
+//! AUTH is no for a mechanism that is not offered, and as USER and PASS where nobody logs in in clear; STLS is no under TLS.
 //! A line that is no command is -ERR everywhere. Too many errors, or too many wrong passwords, are the end; the end
 //! other than by QUIT removes nothing. The only thing done here is to mark; `connection` does what [`Next`] says.
+
+use std::borrow::Cow;
 
 use super::command::{Command, Password, Refusal};
 use super::login::Login;
 use super::reply::{self, Answer};
 use crate::limits;
+use crate::mail::sasl::Initial;
 
 /// What the connection does next.
 #[derive(Debug, PartialEq, Eq)]
@@ -45,6 +50,15 @@ pub enum Next {
         /// As it came.
         password: Password,
     },
+    /// Let the client prove who it is by this mechanism, then call [`Session::enter`] or [`Session::deny`].
+    Auth {
+        /// Its name, as it is offered.
+        mechanism: &'static str,
+        /// What came with the command.
+        initial: Option<Initial>,
+    },
+    /// Send the answer, and go on with a new session under TLS.
+    StartTls(Answer),
     /// Call [`Session::leave`], remove what is marked, and close.
     Remove,
 }
@@ -67,10 +81,14 @@ enum State {
 }
 
 /// What a session may do, fixed when it begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Terms {
     /// Whether a password in clear is taken.
     pub cleartext: bool,
+    /// Whether all of it is encrypted; if not, STLS is offered.
+    pub under_tls: bool,
+    /// The mechanisms by which one can log in.
+    pub mechanisms: Vec<&'static str>,
     /// How many errors there may be.
     pub errors: u32,
 }
@@ -109,6 +127,9 @@ impl Session {
 
     /// After [`Next::Login`]: it is not, for the reason in `answer`.
     pub fn deny(&mut self, answer: Answer) -> Next {
+        if answer == reply::SHUT_OUT {
+            return Next::Close(answer);
+        }
         if answer == reply::WRONG {
             self.wrong_logins += 1;
             if self.wrong_logins >= limits::POP3_LOGINS {
@@ -134,11 +155,20 @@ impl Session {
         }
     }
 
-    /// The lines of the list after CAPA (RFC 2449 §6, RFC 3206 §3). SASL is missing as long as there are no mechanisms.
-    pub fn capabilities(&self) -> impl Iterator<Item = &'static str> {
-        let user = self.terms.cleartext.then_some("USER");
-        let always = ["TOP", "UIDL", "RESP-CODES", "AUTH-RESP-CODE", "PIPELINING", "EXPIRE NEVER"];
-        always.into_iter().chain(user).chain(["IMPLEMENTATION Postrider"])
+    /// The lines of the list after CAPA (RFC 2449 §6, RFC 3206 §3, RFC 2595 §4, RFC 5034 §3).
+    pub fn capabilities(&self) -> Vec<Cow<'static, str>> {
+        let mut lines: Vec<Cow<'static, str>> =
+            ["TOP", "UIDL", "RESP-CODES", "AUTH-RESP-CODE", "PIPELINING", "EXPIRE NEVER"].map(Cow::from).into();
+        if self.terms.may_log_in() {
+            lines.push("USER".into());
+            lines.push(format!("SASL {}", self.terms.mechanisms.join(" ")).into());
+        }
+        // In both states, though it is obeyed in one (RFC 2595 §4).
+        if !self.terms.under_tls {
+            lines.push("STLS".into());
+        }
+        lines.push("IMPLEMENTATION Postrider".into());
+        lines
     }
 
     fn counted(&mut self, next: Next) -> Next {
@@ -155,15 +185,28 @@ impl Session {
     fn obey(&mut self, command: Command) -> Next {
         match (&mut self.state, command) {
             (_, Command::Capa) => Next::List(reply::CAPABILITIES, Rows::Capabilities),
-            (State::Authorization { user }, command) => authorize(user, command, self.terms.cleartext),
+            (State::Authorization { user }, command) => authorize(user, command, &self.terms),
             (State::Transaction(login), command) => transact(login, command),
         }
     }
 }
 
-fn authorize(user: &mut Option<String>, command: Command, cleartext: bool) -> Next {
+impl Terms {
+    fn may_log_in(&self) -> bool {
+        self.cleartext || self.under_tls
+    }
+
+    fn offered(&self, mechanism: Option<String>) -> Option<&'static str> {
+        let name = mechanism?;
+        self.mechanisms.iter().find(|offered| offered.eq_ignore_ascii_case(&name)).copied()
+    }
+}
+
+fn authorize(user: &mut Option<String>, command: Command, terms: &Terms) -> Next {
     match command {
-        Command::User(_) | Command::Pass(_) if !cleartext => Next::Answer(reply::NO_CLEARTEXT),
+        Command::User(_) | Command::Pass(_) | Command::Auth(..) if !terms.may_log_in() => {
+            Next::Answer(reply::NO_CLEARTEXT)
+        }
         Command::User(name) => {
             *user = Some(name);
             Next::Answer(reply::SEND_PASSWORD)
@@ -173,7 +216,12 @@ fn authorize(user: &mut Option<String>, command: Command, cleartext: bool) -> Ne
             Some(name) => Next::Login { name, password },
             None => Next::Answer(reply::USER_FIRST),
         },
-        Command::Auth => Next::Answer(reply::NO_MECHANISM),
+        Command::Auth(mechanism, initial) => match terms.offered(mechanism) {
+            Some(mechanism) => Next::Auth { mechanism, initial },
+            None => Next::Answer(reply::NO_MECHANISM),
+        },
+        Command::Stls if terms.under_tls => Next::Answer(reply::TLS_ALREADY),
+        Command::Stls => Next::StartTls(reply::BEGIN_TLS),
         Command::Quit => Next::Close(reply::BYE),
         _ => Next::Answer(reply::LOG_IN_FIRST),
     }
@@ -196,7 +244,8 @@ fn transact(login: &mut Login, command: Command) -> Next {
         | Command::Retr(number)
         | Command::Top(number, _)
         | Command::Dele(number) => of_message(login, command, number),
-        Command::Capa | Command::User(_) | Command::Pass(_) | Command::Auth => Next::Answer(reply::LOGGED_IN),
+        Command::Stls => Next::Answer(reply::TLS_TOO_LATE),
+        Command::Capa | Command::User(_) | Command::Pass(_) | Command::Auth(..) => Next::Answer(reply::LOGGED_IN),
     }
 }
 
@@ -220,7 +269,9 @@ mod tests {
     use super::super::login::tests::login;
     use super::*;
 
-    const TERMS: Terms = Terms { cleartext: true, errors: 1000 };
+    fn terms() -> Terms {
+        Terms { cleartext: true, under_tls: false, mechanisms: vec!["PLAIN"], errors: 1000 }
+    }
 
     /// Two messages, of 10 and 20 octets.
     fn in_transaction(folder: &tempfile::TempDir, terms: Terms) -> Session {
@@ -242,6 +293,8 @@ mod tests {
             Next::List(..) => "list",
             Next::Message { .. } => "message",
             Next::Login { .. } => "login",
+            Next::Auth { .. } => "exchange",
+            Next::StartTls(_) => "tls",
             Next::Remove => "remove",
         };
         let state = match &session.state {
@@ -259,7 +312,10 @@ mod tests {
             ("USER bob", ("ok", "U"), ("ok", "U"), ("no", "T")),
             ("PASS x", ("no", "A"), ("login", "A"), ("no", "T")),
             ("AUTH", ("no", "A"), ("no", "U"), ("no", "T")),
-            ("AUTH PLAIN", ("no", "A"), ("no", "U"), ("no", "T")),
+            ("AUTH plain", ("exchange", "A"), ("exchange", "U"), ("no", "T")),
+            ("AUTH PLAIN AAAA", ("exchange", "A"), ("exchange", "U"), ("no", "T")),
+            ("AUTH GSSAPI", ("no", "A"), ("no", "U"), ("no", "T")),
+            ("STLS", ("tls", "A"), ("tls", "U"), ("no", "T")),
             ("STAT", ("no", "A"), ("no", "U"), ("ok", "T")),
             ("NOOP", ("no", "A"), ("no", "U"), ("ok", "T")),
             ("RSET", ("no", "A"), ("no", "U"), ("ok", "T")),
@@ -280,27 +336,36 @@ mod tests {
             ("STAT x", ("no", "A"), ("no", "U"), ("no", "T")),
         ] {
             let folder = tempfile::tempdir().unwrap();
-            assert_eq!(cell(&mut Session::new(TERMS), line), bare, "{line} in Authorization");
-            let mut session = Session::new(TERMS);
+            assert_eq!(cell(&mut Session::new(terms()), line), bare, "{line} in Authorization");
+            let mut session = Session::new(terms());
             say(&mut session, "USER ann");
             assert_eq!(cell(&mut session, line), named, "{line} with a user");
-            assert_eq!(cell(&mut in_transaction(&folder, TERMS), line), transaction, "{line} in Transaction");
+            assert_eq!(cell(&mut in_transaction(&folder, terms()), line), transaction, "{line} in Transaction");
         }
     }
 
     #[test]
     fn in_clear_nobody_logs_in_where_that_is_not_allowed() {
-        let mut session = Session::new(Terms { cleartext: false, ..TERMS });
+        let mut session = Session::new(Terms { cleartext: false, ..terms() });
         assert_eq!(say(&mut session, "USER ann"), Next::Answer(reply::NO_CLEARTEXT));
         assert_eq!(say(&mut session, "PASS x"), Next::Answer(reply::NO_CLEARTEXT));
-        assert!(!session.capabilities().any(|line| line == "USER"));
-        assert!(Session::new(TERMS).capabilities().any(|line| line == "USER"));
+        assert_eq!(say(&mut session, "AUTH PLAIN"), Next::Answer(reply::NO_CLEARTEXT));
+        let offers = |session: &Session| {
+            let lines = session.capabilities();
+            ["USER", "SASL PLAIN", "STLS"].map(|offer| lines.iter().any(|line| line == offer))
+        };
+        assert_eq!(offers(&session), [false, false, true]);
+        assert_eq!(offers(&Session::new(terms())), [true, true, true]);
+        let mut session = Session::new(Terms { cleartext: false, under_tls: true, ..terms() });
+        assert_eq!(offers(&session), [true, true, false]);
+        assert_eq!(say(&mut session, "STLS"), Next::Answer(reply::TLS_ALREADY));
+        assert_eq!(say(&mut session, "USER ann"), Next::Answer(reply::SEND_PASSWORD));
     }
 
     #[test]
     fn a_deleted_message_is_there_for_no_command_until_it_is_taken_back() {
         let folder = tempfile::tempdir().unwrap();
-        let mut session = in_transaction(&folder, TERMS);
+        let mut session = in_transaction(&folder, terms());
         assert_eq!(say(&mut session, "DELE 1"), Next::Answer(reply::MARKED));
         for line in ["DELE 1", "RETR 1", "TOP 1 1", "LIST 1", "UIDL 1"] {
             assert_eq!(say(&mut session, line), Next::Answer(reply::NO_SUCH_MESSAGE), "{line}");
@@ -313,12 +378,13 @@ mod tests {
 
     #[test]
     fn a_name_is_good_for_one_password_and_wrong_ones_are_counted() {
-        let mut session = Session::new(TERMS);
+        let mut session = Session::new(terms());
         for round in 1..=limits::POP3_LOGINS {
             say(&mut session, "USER ann");
             say(&mut session, "CAPA");
             assert!(matches!(say(&mut session, "PASS x"), Next::Login { .. }));
             assert_eq!(session.deny(reply::IN_USE), Next::Answer(reply::IN_USE), "no wrong password");
+            assert_eq!(session.deny(reply::SHUT_OUT), Next::Close(reply::SHUT_OUT));
             let last = round == limits::POP3_LOGINS;
             let expected = if last { Next::Close(reply::WRONG_TOO_OFTEN) } else { Next::Answer(reply::WRONG) };
             assert_eq!(session.deny(reply::WRONG), expected);
@@ -329,7 +395,7 @@ mod tests {
     #[test]
     fn too_many_errors_are_the_end() {
         let folder = tempfile::tempdir().unwrap();
-        let mut session = in_transaction(&folder, Terms { errors: 2, ..TERMS });
+        let mut session = in_transaction(&folder, Terms { errors: 2, ..terms() });
         for line in ["X", "RETR 9", "NOOP", "STAT"] {
             assert!(matches!(say(&mut session, line), Next::Answer(_)));
         }

@@ -202,7 +202,6 @@ mod tests {
         smtputf8: true,
         chunking: false,
         dsn: true,
-        enhanced_status_codes: true,
     };
 
     fn lines(parameters: &str, offers: &Offers) -> String {

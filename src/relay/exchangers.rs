@@ -2,11 +2,14 @@
 //!
 //! Promises: a fault of DNS is never final, only a name that does not exist and a null MX are; the servers are cut where
 //! this host stands among them, so that mail never goes to oneself and never to a server that would send it back; both
-//! families of addresses are among those that are tried. What can't be had is the [`Outcome`] it means for the mail.
+//! families of addresses are among those that are tried. However many exchangers a domain has, few are asked for, and
+//! not for long. What can't be had is the [`Outcome`] it means for the mail.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
 
+use crate::config::Config;
 use crate::dns::{Mx, NoAnswer, Resolver};
 use crate::limits;
 use crate::mail::address::{Domain, Host};
@@ -69,6 +72,11 @@ pub struct Own<'a> {
 }
 
 impl Own<'_> {
+    /// This host as it is configured.
+    pub fn of(config: &Config) -> Own<'_> {
+        Own { hostname: &config.hostname, listen: &config.listen.smtp, port: config.delivery.remote_port }
+    }
+
     fn is_at(&self, address: SocketAddr) -> bool {
         let ip = address.ip().to_canonical();
         self.listen.iter().filter(|listen| listen.port() == address.port()).any(|listen| {
@@ -93,63 +101,97 @@ pub fn servers(hop: &NextHop, names: &dyn Names, own: &Own<'_>) -> Result<Vec<Se
         }
         Host::Domain(domain) if hop.by_mx => by_mx(domain, port, names, own),
         Host::Domain(domain) => match names.configured(domain) {
-            Ok(addresses) => not_own(at(domain, &addresses, port), own),
+            Ok(addresses) => not_own(at_each(domain, &addresses, port), own),
             // A name mistyped in the configuration is mended there; no mail is lost over it.
             Err(answer) => Err(deferred(Enhanced(4, 4, 4), format!("{domain} can't be found: {answer}"))),
         },
     }
 }
 
-fn not_own(servers: Vec<Server>, own: &Own<'_>) -> Result<Vec<Server>, Outcome> {
+fn not_own(mut servers: Vec<Server>, own: &Own<'_>) -> Result<Vec<Server>, Outcome> {
+    servers.retain(|server| is_of_one_host(server.address.ip()));
+    servers.truncate(limits::SERVERS);
+    if servers.is_empty() {
+        return Err(deferred(Enhanced(4, 4, 4), "the configuration leads to an address that no host has".to_owned()));
+    }
     if servers.iter().any(|server| own.is_at(server.address)) {
         return Err(deferred(Enhanced(4, 4, 6), "the configuration leads back to this host itself".to_owned()));
     }
     Ok(servers)
 }
 
-fn by_mx(domain: &Domain, port: u16, names: &dyn Names, own: &Own<'_>) -> Result<Vec<Server>, Outcome> {
-    let exchangers = exchangers(domain, names)?;
-    let mut found: Vec<(u16, Server)> = Vec::new();
-    let mut fault = None;
-    for (preference, host) in exchangers {
-        if found.len() >= limits::SERVERS {
-            break;
-        }
-        let answer = if host == *own.hostname { Ok(Vec::new()) } else { names.addresses(&host) };
-        match answer {
-            Ok(addresses) => {
-                let servers = at(&host, &addresses, port);
-                if host == *own.hostname || servers.iter().any(|server| own.is_at(server.address)) {
-                    // RFC 5321 §5.1: those that are no nearer than we are would send it back.
-                    found.retain(|(before, _)| *before < preference);
-                    return cut(domain, found);
-                }
-                found.extend(servers.into_iter().map(|server| (preference, server)));
+/// What is found for a domain, exchanger by exchanger.
+#[derive(Default)]
+struct Search {
+    found: Vec<(u16, Server)>,
+    /// Why something may be missing there.
+    fault: Option<String>,
+    /// Whether this host is one of the exchangers: it, and those that are no nearer, are cut off (RFC 5321 §5.1).
+    leads_here: bool,
+}
+
+impl Search {
+    /// Asks for the addresses of `exchangers` in their order, for `patience` at most.
+    fn run(
+        &mut self,
+        exchangers: &[(u16, Domain)],
+        (port, patience): (u16, Duration),
+        names: &dyn Names,
+        own: &Own<'_>,
+    ) {
+        let start = Instant::now();
+        for (at, (preference, host)) in exchangers.iter().enumerate() {
+            if self.found.len() >= limits::SERVERS {
+                return;
             }
-            Err(NoAnswer::NoSuchName) => {}
-            Err(answer) => fault = fault.or(Some(format!("{host}: {answer}"))),
+            if at >= limits::EXCHANGERS || start.elapsed() >= patience {
+                let others = exchangers.len() - at;
+                self.fault.get_or_insert(format!("{others} of its exchangers were not asked for any more"));
+                return;
+            }
+            match names.addresses(host) {
+                Ok(addresses) => {
+                    let servers = at_each(host, &addresses, port);
+                    if servers.iter().any(|server| own.is_at(server.address)) {
+                        self.leads_here = true;
+                        return self.found.retain(|(before, _)| before < preference);
+                    }
+                    self.found.extend(servers.into_iter().map(|server| (*preference, server)));
+                }
+                Err(NoAnswer::NoSuchName) => {}
+                Err(answer) => _ = self.fault.get_or_insert(format!("{host}: {answer}")),
+            }
         }
     }
-    match (found.is_empty(), fault) {
-        (false, _) => Ok(first(found)),
-        (true, Some(fault)) => Err(deferred(Enhanced(4, 4, 3), format!("no address of {domain} can be had: {fault}"))),
-        (true, None) => {
-            Err(failed(Enhanced(5, 4, 4), format!("none of the hosts that take mail for {domain} exists in DNS")))
+
+    fn end(self, domain: &Domain) -> Result<Vec<Server>, Outcome> {
+        match (self.found.is_empty(), self.fault, self.leads_here) {
+            (false, ..) => Ok(self.found.into_iter().map(|(_, server)| server).take(limits::SERVERS).collect()),
+            (true, Some(fault), _) => {
+                Err(deferred(Enhanced(4, 4, 3), format!("no address of {domain} can be had: {fault}")))
+            }
+            (true, None, true) => {
+                let text = format!("DNS leads mail for {domain} to this host, where it is not one of local_domains");
+                Err(failed(Enhanced(5, 4, 6), text))
+            }
+            (true, None, false) => {
+                let text =
+                    format!("none of the hosts that take mail for {domain} has an address in DNS that mail can go to");
+                Err(failed(Enhanced(5, 4, 4), text))
+            }
         }
     }
 }
 
-/// What is left of the servers once those from our own place on are cut off.
-fn cut(domain: &Domain, found: Vec<(u16, Server)>) -> Result<Vec<Server>, Outcome> {
-    if found.is_empty() {
-        let text = format!("DNS leads mail for {domain} to this host, where it is not one of local_domains");
-        return Err(failed(Enhanced(5, 4, 6), text));
+fn by_mx(domain: &Domain, port: u16, names: &dyn Names, own: &Own<'_>) -> Result<Vec<Server>, Outcome> {
+    let mut exchangers = exchangers(domain, names)?;
+    let mut search = Search::default();
+    if let Some(ours) = exchangers.iter().find(|(_, host)| host == own.hostname).map(|(preference, _)| *preference) {
+        search.leads_here = true;
+        exchangers.retain(|(before, _)| *before < ours);
     }
-    Ok(first(found))
-}
-
-fn first(found: Vec<(u16, Server)>) -> Vec<Server> {
-    found.into_iter().map(|(_, server)| server).take(limits::SERVERS).collect()
+    search.run(&exchangers, (port, limits::EXCHANGERS_TIME), names, own);
+    search.end(domain)
 }
 
 /// The exchangers of a domain, the preferred ones first, equal ones in any order.
@@ -182,9 +224,19 @@ fn shuffle<T>(items: &mut [T]) {
     }
 }
 
-/// A host at each of its addresses, the families in turn: where one does not work here the other is next.
-fn at(host: &Domain, addresses: &[IpAddr], port: u16) -> Vec<Server> {
-    let of_family = |v6: bool| addresses.iter().filter(move |address| address.is_ipv6() == v6);
+/// Whether one host can be meant: a connection to 0.0.0.0 or :: comes back to this host, as a trusted client.
+fn is_of_one_host(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(address) => !(address.is_unspecified() || address.is_multicast() || address.is_broadcast()),
+        IpAddr::V6(address) => !(address.is_unspecified() || address.is_multicast()),
+    }
+}
+
+/// A host at each of its addresses, the families in turn: where one does not work here the other is next. Loopback
+/// addresses are kept: what listens there besides this server, somebody of this host has put there.
+fn at_each(host: &Domain, addresses: &[IpAddr], port: u16) -> Vec<Server> {
+    let of_family =
+        |v6: bool| addresses.iter().filter(move |address| address.is_ipv6() == v6 && is_of_one_host(**address));
     let (mut sixes, mut fours) = (of_family(true), of_family(false));
     let mut found = Vec::new();
     loop {
@@ -209,13 +261,16 @@ fn failed(code: Enhanced, text: String) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
     use std::collections::HashMap;
+
+    type Table<T> = HashMap<&'static str, Result<Vec<T>, NoAnswer>>;
 
     /// DNS as a table: `mx` lines and hosts.
     #[derive(Default)]
     struct Zone {
-        mx: HashMap<&'static str, Result<Vec<(u16, &'static str)>, NoAnswer>>,
-        hosts: HashMap<&'static str, Result<Vec<&'static str>, NoAnswer>>,
+        mx: Table<(u16, &'static str)>,
+        hosts: Table<&'static str>,
     }
 
     impl Names for Zone {
@@ -246,6 +301,9 @@ mod tests {
                 ("dark.example", Ok(vec![(10, "dark.example")])),
                 ("gone.example", Ok(vec![(10, "gone.gone.example")])),
                 ("ours.example", Ok(vec![(10, "mail.example.org"), (20, "b.far.example")])),
+                ("late.example", Ok(vec![(10, "dark.example"), (20, "mail.example.org")])),
+                ("zero.example", Ok(vec![(10, "zero.zero.example")])),
+                ("half.example", Ok(vec![(10, "zero.zero.example"), (20, "b.far.example")])),
                 ("backup.example", Ok(vec![(5, "a.far.example"), (10, "us.example"), (10, "b.far.example")])),
             ]),
             hosts: HashMap::from([
@@ -255,6 +313,10 @@ mod tests {
                 ("empty.example", Err(NoAnswer::NoRecords)),
                 ("dark.example", Err(fault())),
                 ("us.example", Ok(vec!["192.0.2.99"])),
+                (
+                    "zero.zero.example",
+                    Ok(vec!["0.0.0.0", "::", "::ffff:0.0.0.0", "224.0.0.1", "255.255.255.255", "ff02::1"]),
+                ),
                 ("smart.example", Ok(vec!["192.0.2.5"])),
             ]),
         }
@@ -285,6 +347,11 @@ mod tests {
             ("mx:dark.example", Err("4.4.3".into())),
             ("mx:gone.example", Err("5.4.4".into())),
             ("mx:ours.example", Err("5.4.6".into())),
+            ("mx:late.example", Err("4.4.3".into())),
+            ("mx:zero.example", Err("5.4.4".into())),
+            ("mx:half.example", ok(&["192.0.2.3:25"])),
+            ("zero.zero.example", Err("4.4.4".into())),
+            ("0.0.0.0:26", Err("4.4.4".into())),
             ("mx:backup.example", ok(&["[2001:db8::1]:25", "192.0.2.1:25", "192.0.2.2:25"])),
             ("smart.example:587", ok(&["192.0.2.5:587"])),
             ("far.example", Err("4.4.4".into())),
@@ -305,5 +372,58 @@ mod tests {
         let first = || servers(&"mx:even.example".parse().unwrap(), &zone, &own).unwrap()[0].name.clone();
         let names: std::collections::HashSet<String> = (0..200).map(|_| first()).collect();
         assert_eq!(names.len(), 2);
+    }
+
+    /// So many exchangers, of which none can be found, and how often their addresses were asked for.
+    struct Endless(usize, Cell<usize>);
+
+    impl Names for Endless {
+        fn mx(&self, _: &Domain) -> Result<Vec<Mx>, NoAnswer> {
+            let exchanger = |at| Mx { preference: 10, host: format!("m{at}.far.example").parse().ok() };
+            let ours = Mx { preference: 10, host: "mail.example.org".parse().ok() };
+            Ok((0..self.0).map(exchanger).chain([ours]).collect())
+        }
+
+        fn addresses(&self, _: &Domain) -> Result<Vec<IpAddr>, NoAnswer> {
+            self.1.set(self.1.get() + 1);
+            Err(NoAnswer::NoSuchName)
+        }
+
+        fn configured(&self, host: &Domain) -> Result<Vec<IpAddr>, NoAnswer> {
+            self.addresses(host)
+        }
+    }
+
+    fn code(outcome: Result<Vec<Server>, Outcome>) -> String {
+        match outcome {
+            Err(Outcome::Failed(cause) | Outcome::Deferred(cause)) => cause.reply.enhanced().unwrap().to_string(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn however_many_exchangers_there_are_few_are_asked_for_and_none_is_forgotten() {
+        let other = "other.example".parse().unwrap();
+        let ours = "mail.example.org".parse().unwrap();
+        let asked = |count: usize, hostname: &Domain| {
+            let zone = Endless(count, Cell::new(0));
+            let own = Own { hostname, listen: &[], port: 25 };
+            let found = code(servers(&"mx:far.example".parse().unwrap(), &zone, &own));
+            (zone.1.get(), found)
+        };
+        assert_eq!(asked(1500, &other), (limits::EXCHANGERS, "4.4.3".into()));
+        assert_eq!(asked(limits::EXCHANGERS - 1, &other), (limits::EXCHANGERS, "5.4.4".into()));
+        // Wherever this host stands among its equals.
+        assert_eq!(asked(1500, &ours), (0, "5.4.6".into()));
+    }
+
+    #[test]
+    fn a_search_that_takes_too_long_is_no_answer() {
+        let zone = Endless(3, Cell::new(0));
+        let domain: Domain = "far.example".parse().unwrap();
+        let own = Own { hostname: &"other.example".parse().unwrap(), listen: &[], port: 25 };
+        let mut search = Search::default();
+        search.run(&exchangers(&domain, &zone).unwrap(), (25, Duration::ZERO), &zone, &own);
+        assert_eq!((zone.1.get(), code(search.end(&domain))), (0, "4.4.3".into()));
     }
 }

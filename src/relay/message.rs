@@ -65,7 +65,12 @@ pub fn send(wire: &mut Wire, content: &mut dyn Read, size: u64, chunking: bool) 
 }
 
 fn write(wire: &mut Wire, octets: &[u8]) -> Result<(), Stop> {
-    let sent = wire.send(Stage::Message, octets);
+    // A yes to a part of the message would be taken for one to all of it.
+    let sent = if wire.has_spoken() {
+        Err(wire.out_of_step(Stage::Message, "replied before its end"))
+    } else {
+        wire.send(Stage::Message, octets)
+    };
     sent.map_err(|refusal| Stop::Hop(wire.last_words(Stage::Message).unwrap_or(refusal)))
 }
 
@@ -85,4 +90,40 @@ fn fill(content: &mut dyn Read, block: &mut [u8]) -> io::Result<usize> {
         }
     }
     Ok(filled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Peer;
+    use super::super::stage::Patience;
+    use super::*;
+    use crate::mail::outcome::Outcome;
+    use std::io::Write;
+    use std::net::TcpListener;
+
+    #[test]
+    fn a_reply_to_a_part_of_the_message_is_none_to_all_of_it() {
+        for (reply, expected) in [
+            (
+                "250 2.0.0 taken\r\n",
+                "451 4.5.0 mx [127.0.0.1] broke the protocol while we sent the message: it replied",
+            ),
+            ("450 4.7.1 not now\r\n", "450 4.7.1 not now"),
+            ("550 5.7.1 no\r\n", "550 5.7.1 no"),
+        ] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let (address, patience) = (listener.local_addr().unwrap(), Patience::default());
+            let mut wire = Wire::connect(&Peer { address, name: "mx", hello: "mail.example.org", patience }).unwrap();
+            let mut hop = listener.accept().unwrap().0;
+            hop.write_all(reply.as_bytes()).unwrap();
+            while !wire.has_spoken() {}
+            let stop = send(&mut wire, &mut &b"x\r\n"[..], 3, true).unwrap_err();
+            let Stop::Hop(Refusal { outcome: Outcome::Deferred(cause) | Outcome::Failed(cause), .. }) = stop else {
+                panic!("{stop:?}")
+            };
+            assert!(cause.to_string().starts_with(expected), "{cause}");
+            drop(wire);
+            assert_eq!(hop.read_to_end(&mut Vec::new()).unwrap(), 0, "nothing was sent");
+        }
+    }
 }

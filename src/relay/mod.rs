@@ -7,7 +7,10 @@
 //! | `stage` | where in the dialogue: how long to wait, and the words for what went wrong there |
 //! | `reply` | octets become a reply, within bounds: pure |
 //! | `offers` | what EHLO said: pure |
-//! | `wire` | one connection: bounded reads and writes |
+//! | `security` | how much TLS it takes, who logs in, and what came of it |
+//! | `socket` | reads and writes that end at a deadline |
+//! | `wire` | one connection, in clear or under TLS: octets out, replies in |
+//! | `login` | AUTH |
 //! | `session` | from the connection to QUIT |
 //! | `transaction` | from MAIL to the end of the message, once or more for one message |
 //! | `envelope` | the commands before the message, and what their replies decide |
@@ -23,11 +26,16 @@
 //! | greeting | refused: deferred | refused: failed | as 4yz | refused: deferred 4.4.2 | refused: deferred 4.5.0 |
 //! | EHLO | refused: deferred | HELO instead | as 4yz | as above | as above |
 //! | HELO | refused: deferred | refused: failed | as 4yz | as above | as above |
+//! | STARTTLS, handshake | refused: deferred, or in clear | the same | the same | the same | the same |
+//! | AUTH | refused: deferred | refused: deferred 4.7.8 | as 4yz | refused: deferred 4.4.2 | refused: deferred 4.5.0 |
 //! | MAIL | all deferred | all failed | `None` | `None`, 4.4.2 | `None`, 4.5.0 |
 //! | RCPT | this one deferred | this one failed | `None` for all that are undecided | the same | the same |
 //! | DATA | accepted ones deferred | accepted ones failed | `None` | `None`, 4.4.2 | `None`, 4.5.0 |
 //! | message, before its last octet is sent | `None`, quoted | `None`, quoted | `None` | `None`, 4.4.2 | `None`, 4.5.0 |
 //! | final reply | accepted ones deferred | accepted ones failed | deferred | deferred 4.4.2 | deferred 4.5.0 |
+//!
+//! Where [`Security`] lets it, TLS that is not to be had is done without, on a new connection in the same
+//! [`Session::open`]. A login that is refused bounces no mail: it is mended in the configuration.
 //!
 //! After the last octet of a message was sent nothing is `None`: the hop may have it, and must not be doubled by another.
 //! A 452 or 552 to RCPT where others were accepted means that these are enough for one transaction (RFC 5321
@@ -37,21 +45,26 @@
 
 mod envelope;
 pub mod exchangers;
+mod login;
 mod message;
 mod offers;
 mod pool;
 mod reply;
+mod security;
 mod session;
+mod socket;
 mod stage;
 mod transaction;
 mod wire;
 
 use std::net::SocketAddr;
 
-use crate::mail::outcome::Outcome;
+use crate::mail::outcome::{Cause, Outcome};
+use crate::mail::reply::Enhanced;
 
 pub use offers::Offers;
 pub use pool::Pool;
+pub use security::{Credentials, Protection, Security};
 pub use session::Session;
 pub use stage::{Patience, Stage};
 pub use transaction::{Content, Sent, Transaction};
@@ -76,4 +89,17 @@ pub struct Refusal {
     pub stage: Stage,
     /// What it means for every recipient that no other host does better with: deferred or failed.
     pub outcome: Outcome,
+}
+
+impl Refusal {
+    /// Something this host found itself, which may be otherwise next time.
+    pub(crate) fn deferred(stage: Stage, enhanced: Enhanced, text: impl Into<String>) -> Refusal {
+        Refusal { stage, outcome: Outcome::Deferred(Cause::local(enhanced, text)) }
+    }
+
+    /// Whether the hop does not take the password or the token.
+    pub fn is_about_login(&self) -> bool {
+        let Outcome::Deferred(cause) = &self.outcome else { return false };
+        self.stage == Stage::Auth && cause.reply.enhanced() == Some(login::REFUSED)
+    }
 }

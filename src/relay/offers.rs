@@ -17,29 +17,41 @@ pub struct Offers {
     pub chunking: bool,
     /// DSN (RFC 3461).
     pub dsn: bool,
-    /// ENHANCEDSTATUSCODES (RFC 2034).
-    pub enhanced_status_codes: bool,
 }
 
-impl Offers {
+/// All that a reply to EHLO says: the extensions for mail, and what comes before any.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Hello {
+    /// The extensions.
+    pub offers: Offers,
+    /// STARTTLS (RFC 3207).
+    pub starttls: bool,
+    /// The mechanisms of AUTH (RFC 4954), with blanks between them.
+    pub mechanisms: String,
+}
+
+impl Hello {
     /// Reads the lines after the first, each a keyword and its parameters; unknown and unreadable ones are passed over.
-    pub(super) fn read(answer: &Answer) -> Offers {
-        let mut offers = Offers::default();
+    pub fn read(answer: &Answer) -> Hello {
+        let mut hello = Hello::default();
         for line in answer.lines().skip(1) {
             let line = String::from_utf8_lossy(line).to_ascii_uppercase();
-            let mut words = line.split_ascii_whitespace();
-            match words.next().unwrap_or_default() {
-                "SIZE" => offers.size = Some(size(words.next())),
+            // AUTH=LOGIN is how it was written before RFC 2554.
+            let (keyword, parameters) = line.split_once([' ', '=']).unwrap_or((&line, ""));
+            let offers = &mut hello.offers;
+            match keyword.trim_end() {
+                "SIZE" => offers.size = Some(size(parameters.split_ascii_whitespace().next())),
                 "8BITMIME" => offers.eight_bit_mime = true,
                 "PIPELINING" => offers.pipelining = true,
                 "SMTPUTF8" => offers.smtputf8 = true,
                 "CHUNKING" => offers.chunking = true,
                 "DSN" => offers.dsn = true,
-                "ENHANCEDSTATUSCODES" => offers.enhanced_status_codes = true,
+                "STARTTLS" => hello.starttls = true,
+                "AUTH" => hello.mechanisms = format!("{} {parameters}", hello.mechanisms),
                 _ => {}
             }
         }
-        offers
+        hello
     }
 }
 
@@ -56,8 +68,20 @@ mod tests {
     use super::super::reply::Collector;
     use super::*;
 
+    fn hello(text: &str) -> Hello {
+        Hello::read(&Collector::default().feed(text.as_bytes()).unwrap().1.unwrap())
+    }
+
     fn read(text: &str) -> Offers {
-        Offers::read(&Collector::default().feed(text.as_bytes()).unwrap().1.unwrap())
+        hello(text).offers
+    }
+
+    #[test]
+    fn what_comes_before_mail_is_read() {
+        let found = hello("250-x\r\n250-starttls\r\n250-AUTH Plain LOGIN\r\n250 AUTH=LOGIN\r\n");
+        assert!(found.starttls);
+        assert_eq!(found.mechanisms.split_whitespace().collect::<Vec<_>>(), ["PLAIN", "LOGIN", "LOGIN"]);
+        assert_eq!(hello("250-x\r\n250 STARTTLSX\r\n"), Hello::default());
     }
 
     #[test]
@@ -73,7 +97,6 @@ mod tests {
             smtputf8: true,
             chunking: true,
             dsn: true,
-            enhanced_status_codes: true,
         };
         assert_eq!(all, expected);
     }

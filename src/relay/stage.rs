@@ -16,7 +16,7 @@ pub struct Patience {
 impl Default for Patience {
     /// As RFC 5321 §4.5.3.2 asks.
     fn default() -> Patience {
-        Patience { connect: limits::RELAY_CONNECT, reply: limits::RELAY_END_REPLY }
+        Patience { connect: limits::CONNECT_TIMEOUT, reply: limits::RELAY_END_REPLY }
     }
 }
 
@@ -29,6 +29,10 @@ pub enum Stage {
     Greeting,
     /// EHLO, or HELO.
     Hello,
+    /// STARTTLS and the handshake after it, or the handshake that comes first.
+    Tls,
+    /// AUTH.
+    Auth,
     /// RSET, where an earlier transaction did not come to its end.
     Reset,
     /// MAIL.
@@ -51,7 +55,10 @@ impl Stage {
     pub fn timeout(self, patience: &Patience) -> Duration {
         let asked = match self {
             Stage::Connect => return patience.connect,
-            Stage::Greeting | Stage::Hello | Stage::Reset | Stage::Mail | Stage::Rcpt => limits::RELAY_REPLY,
+            Stage::Greeting | Stage::Hello | Stage::Auth | Stage::Reset | Stage::Mail | Stage::Rcpt => {
+                limits::RELAY_REPLY
+            }
+            Stage::Tls => limits::TLS_HANDSHAKE_TIMEOUT,
             Stage::Data => limits::RELAY_DATA_REPLY,
             Stage::Message => limits::RELAY_BLOCK_TIMEOUT,
             Stage::End => limits::RELAY_END_REPLY,
@@ -65,7 +72,9 @@ impl Stage {
         match self {
             Stage::Connect => "we connected to it",
             Stage::Greeting => "we waited for its greeting",
+            Stage::Tls => "we agreed with it on TLS",
             Stage::Hello => "we waited for its reply to EHLO or HELO",
+            Stage::Auth => "we logged in there",
             Stage::Reset => "we waited for its reply to RSET",
             Stage::Mail => "we waited for its reply to MAIL",
             Stage::Rcpt => "we waited for its reply to RCPT",
@@ -86,7 +95,9 @@ mod tests {
         let minutes = |count: u64| Duration::from_secs(60 * count);
         let rfc = [
             (Stage::Greeting, minutes(5)),
+            (Stage::Tls, minutes(1)),
             (Stage::Hello, minutes(5)),
+            (Stage::Auth, minutes(5)),
             (Stage::Mail, minutes(5)),
             (Stage::Rcpt, minutes(5)),
             (Stage::Data, minutes(2)),

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
+use std::time::Instant;
 
 use super::Refusal;
 use super::envelope::{self, Command, Envelope};
@@ -77,6 +78,10 @@ impl Progress {
         self.waiting.push_back(at);
     }
 
+    fn is_delivered(&self) -> bool {
+        self.outcomes.iter().any(|outcome| matches!(outcome, Some(Outcome::Delivered(_))))
+    }
+
     fn next_batch(&mut self) -> Vec<usize> {
         let count = self.waiting.len().min(limits::RELAY_RECIPIENTS);
         self.waiting.drain(..count).collect()
@@ -84,7 +89,8 @@ impl Progress {
 }
 
 impl Session {
-    /// Sends a message to its recipients. Takes no longer than its stages together.
+    /// Sends a message to its recipients, in one transaction that ends with a yes: those for whom there was no room in it
+    /// are undecided, and sent by another call once the caller has written down who has the message.
     pub fn send(&mut self, transaction: &Transaction<'_>, content: &mut dyn Content) -> Sent {
         let count = transaction.recipients.len();
         let mut progress = Progress { outcomes: vec![None; count], waiting: (0..count).collect() };
@@ -93,11 +99,12 @@ impl Session {
         let mut broke = None;
         while !progress.waiting.is_empty() && broke.is_none() {
             if self.transactions == last {
-                let text = "the host took too few recipients at a time; the others are sent later";
-                progress.decide_rest(&Outcome::Deferred(self.wire.cause(Enhanced(4, 5, 3), text)));
+                let text = format!("{} took few recipients at a time; the others are sent later", self.wire.host());
+                progress.decide_rest(&Outcome::Deferred(Cause::local(Enhanced(4, 5, 3), text)));
                 break;
             }
             match self.transact(transaction, content, &mut progress) {
+                Ok(()) if progress.is_delivered() => break,
                 Ok(()) => continue,
                 Err(Stop::Hop(refusal)) => broke = Some(refusal),
                 Err(Stop::Content(error)) => progress.decide_rest(&unreadable(&error)),
@@ -109,15 +116,16 @@ impl Session {
 
     /// Decides those that this hop can't be sent, whatever it would say.
     fn refuse_unfit(&self, transaction: &Transaction<'_>, size: u64, progress: &mut Progress) {
-        let failed = |enhanced, text: String| Outcome::Failed(self.wire.cause(enhanced, text));
+        let host = self.wire.host();
+        let failed = |enhanced, text: String| Outcome::Failed(Cause::local(enhanced, text));
         if let Some(most) = self.offers.size.filter(|&most| most < size) {
-            let text = format!("the message has {size} octets, and the host takes {most} at most");
+            let text = format!("the message has {size} octets, and {host} takes {most} at most");
             return progress.decide_rest(&failed(Enhanced(5, 3, 4), text));
         }
         let utf8 = transaction.parameters.smtputf8;
         let sender_fits = utf8 || transaction.reverse_path.address().is_none_or(|address| address.is_ascii());
         if (utf8 && !self.offers.smtputf8) || !sender_fits {
-            let text = "the message needs SMTPUTF8, which the host does not offer".to_owned();
+            let text = format!("the message needs SMTPUTF8, which {host} does not offer");
             return progress.decide_rest(&failed(Enhanced(5, 6, 7), text));
         }
         for (at, recipient) in transaction.recipients.iter().enumerate() {
@@ -138,8 +146,9 @@ impl Session {
         progress: &mut Progress,
     ) -> Result<(), Stop> {
         if !self.in_step {
-            let cause = self.wire.cause(Enhanced(4, 4, 2), "the session with the host was over already");
-            return Err(Refusal { stage: Stage::Mail, outcome: Outcome::Deferred(cause) }.into());
+            let text = format!("the session with {} was over already", self.wire.host());
+            let outcome = Outcome::Deferred(Cause::local(Enhanced(4, 4, 2), text));
+            return Err(Refusal { stage: Stage::Mail, outcome }.into());
         }
         let size = content.size();
         let mut reader = match content.reader() {
@@ -164,10 +173,14 @@ impl Session {
     /// Says the envelope.
     fn say(&mut self, commands: &[Command], progress: &mut Progress) -> Result<Envelope, Refusal> {
         let mut envelope = Envelope::default();
+        let begun = Instant::now();
         self.transactions += 1;
         self.unfinished = true;
         let mut rest = commands;
         while rest.first().is_some_and(|next| !envelope.is_over(next)) {
+            if begun.elapsed() > limits::RELAY_ENVELOPE {
+                return Err(self.wire.too_slow(rest[0].stage()));
+            }
             let (window, later) = rest.split_at(envelope::window(rest, &self.offers));
             let octets: String = window.iter().map(|command| command.line.as_str()).collect();
             self.wire.send(window[0].stage(), octets.as_bytes())?;

@@ -2,20 +2,21 @@
 //!
 //! The time is that of a whole reply or a whole block, however many reads and writes it takes, so that a hop that trickles
 //! is no better off than a silent one. A hop that has spoken before it was asked is out of step: its words could answer
-//! the wrong command, and the session is over. Every error is a [`Refusal`] in plain words. TLS will take a `Wire` by
-//! value and give a new one back, so that nothing that was read in clear outlives it.
+//! the wrong command, and the session is over. Every error is a [`Refusal`] in plain words. TLS takes a `Wire` by value and
+//! gives it back upgraded, so that nothing that was read in clear outlives it; close_notify is said when it is dropped.
 
 use std::io::{self, Read, Write};
-use std::mem::MaybeUninit;
-use std::net::{SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::libc;
-use socket2::SockRef;
+use rustls::pki_types::ServerName;
 
 use super::reply::{Answer, Collector};
+use super::security::Security;
+use super::socket::Socket;
 use super::stage::{Patience, Stage};
 use super::{Peer, Refusal};
+use crate::io::tls::{self, Layer, TlsFacts};
 use crate::limits;
 use crate::mail::outcome::{Cause, Outcome};
 use crate::mail::reply::Enhanced;
@@ -26,13 +27,13 @@ const INPUT: usize = 4096;
 /// An open connection.
 #[derive(Debug)]
 pub struct Wire {
-    stream: TcpStream,
+    socket: Socket,
+    tls: Option<Box<Layer>>,
+    facts: Option<TlsFacts>,
     host: String,
+    /// The host's name alone, for what is said of its certificate.
+    name: String,
     patience: Patience,
-    /// The longest single wait of the socket; the deadline is looked at after each.
-    wait: Duration,
-    read_timeout: Duration,
-    write_timeout: Duration,
     input: Box<[u8]>,
     start: usize,
     end: usize,
@@ -50,22 +51,35 @@ pub enum Said {
 impl Wire {
     /// Connects.
     pub fn connect(peer: &Peer<'_>) -> Result<Wire, Refusal> {
-        let host = format!("{} [{}]", peer.name, peer.address.ip().to_canonical());
+        let host = host_of(peer);
         let patience = peer.patience;
         let wait = limits::RELAY_WAIT.min(patience.reply);
-        open(peer.address, patience.connect, wait)
-            .map(|stream| Wire {
-                stream,
-                host: host.clone(),
-                patience,
-                wait,
-                read_timeout: wait,
-                write_timeout: wait,
-                input: vec![0; INPUT].into_boxed_slice(),
-                start: 0,
-                end: 0,
-            })
-            .map_err(|error| no_connection(host, &error, patience.connect))
+        let socket =
+            Socket::open(peer.address, patience.connect, wait).map_err(|error| no_connection(&host, peer, &error))?;
+        let (name, input) = (peer.name.to_owned(), vec![0; INPUT].into_boxed_slice());
+        Ok(Wire { socket, tls: None, facts: None, host, name, patience, input, start: 0, end: 0 })
+    }
+
+    /// The same connection after a TLS handshake. A hop that has said more in clear than it was asked for gets none: it
+    /// may be someone else who said it, for us to read as if it had been encrypted.
+    pub fn upgrade(mut self, security: &Security, name: ServerName<'static>) -> Result<Wire, Refusal> {
+        if self.has_pending() || self.tls.is_some() {
+            return Err(self.out_of_step(Stage::Tls, "spoke before it was asked"));
+        }
+        self.socket.by = self.deadline(Stage::Tls);
+        let agreed = tls::connect(security.config(), name, &mut self.socket);
+        let (layer, facts) = agreed.map_err(|error| match security.words(&error, &self.name) {
+            Some(text) => Refusal::deferred(Stage::Tls, Enhanced(4, 7, 5), text),
+            None => self.broken(Stage::Tls, &error),
+        })?;
+        self.tls = Some(Box::new(layer));
+        self.facts = Some(facts);
+        Ok(self)
+    }
+
+    /// What was agreed on with the hop, once it is encrypted.
+    pub fn facts(&self) -> Option<&TlsFacts> {
+        self.facts.as_ref()
     }
 
     /// Sends a command, or several, or a block of a message. All of it, or what was sent has no end.
@@ -82,7 +96,7 @@ impl Wire {
         let by = self.deadline(stage);
         let mut collector = Collector::default();
         loop {
-            if !self.has_pending() {
+            if self.start == self.end {
                 self.fill(by).map_err(|error| self.broken(stage, &error))?;
             }
             let (used, answer) = collector
@@ -114,9 +128,9 @@ impl Wire {
         }
     }
 
-    /// After a write that failed: the reply that the hop left us before it closed, if it says no.
+    /// The reply to a message that was not sent to its end, if there is one and it says no.
     pub fn last_words(&mut self, stage: Stage) -> Option<Refusal> {
-        if !self.has_pending() && self.peek().ok()? == 0 {
+        if !self.has_spoken() {
             return None;
         }
         let answer = self.reply(stage).ok()?;
@@ -127,45 +141,59 @@ impl Wire {
         }
     }
 
-    /// Something of our own to say about this host.
-    pub fn cause(&self, enhanced: Enhanced, text: impl Into<String>) -> Cause {
-        Cause { host: Some(self.host.clone()), ..Cause::local(enhanced, text) }
+    /// The host, for what we say about it ourselves: `mx.example.net [192.0.2.1]`. Only what it said itself has it as
+    /// [`Cause::host`].
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// A hop that replies in time to each command, and not to all of them.
+    pub fn too_slow(&self, stage: Stage) -> Refusal {
+        let text = format!("{} took too long over the recipients of one message", self.host());
+        Refusal { stage, outcome: Outcome::Deferred(Cause::local(Enhanced(4, 4, 2), text)) }
     }
 
     /// A hop that does not keep to the protocol.
     pub fn out_of_step(&self, stage: Stage, what: &str) -> Refusal {
-        let text = format!("the host broke the protocol while {}: it {what}", stage.words());
-        Refusal { stage, outcome: Outcome::Deferred(self.cause(Enhanced(4, 5, 0), text)) }
+        let text = format!("{} broke the protocol while {}: it {what}", self.host, stage.words());
+        Refusal::deferred(stage, Enhanced(4, 5, 0), text)
     }
 
     /// Whether the hop has said something that was not read yet.
     pub fn has_pending(&self) -> bool {
-        self.start < self.end
+        self.start < self.end || self.tls.as_ref().is_some_and(|tls| tls.ready() > 0)
+    }
+
+    /// Whether the hop has said something, read or not, without waiting for it.
+    pub fn has_spoken(&mut self) -> bool {
+        self.has_pending() || self.look().is_ok_and(|count| count > 0)
     }
 
     /// Whether the connection is open and the hop silent, as it should be between two transactions.
-    pub fn is_quiet(&self) -> bool {
-        !self.has_pending() && self.peek().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    pub fn is_quiet(&mut self) -> bool {
+        !self.has_pending() && self.look().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// How many octets wait in the socket, up to one, without waiting for them; none at the end.
-    fn peek(&self) -> io::Result<usize> {
-        let mut octet = [MaybeUninit::uninit()];
-        SockRef::from(&self.stream).recv_with_flags(&mut octet, libc::MSG_PEEK | libc::MSG_DONTWAIT)
+    /// Whether there is something to read, without waiting for it: octets, or zero at the end. Tickets are nothing.
+    fn look(&mut self) -> io::Result<usize> {
+        match &mut self.tls {
+            None => self.socket.peek(),
+            Some(tls) => self.socket.at_once(|stream| tls.peek(stream)),
+        }
     }
 
     fn broken(&self, stage: Stage, error: &io::Error) -> Refusal {
-        let during = stage.words();
+        let (host, during) = (&self.host, stage.words());
         let text = match error.kind() {
             io::ErrorKind::TimedOut => {
-                format!("the host took longer than {:?} while {during}", stage.timeout(&self.patience))
+                format!("{host} took longer than {:?} while {during}", stage.timeout(&self.patience))
             }
             io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
-                format!("the host closed the connection while {during}")
+                format!("{host} closed the connection while {during}")
             }
-            _ => format!("the connection broke while {during}: {error}"),
+            _ => format!("the connection to {host} broke while {during}: {error}"),
         };
-        Refusal { stage, outcome: Outcome::Deferred(self.cause(Enhanced(4, 4, 2), text)) }
+        Refusal::deferred(stage, Enhanced(4, 4, 2), text)
     }
 
     fn deadline(&self, stage: Stage) -> Instant {
@@ -174,84 +202,76 @@ impl Wire {
 
     /// Reads what there is into the empty buffer. The end of the input is an error too.
     fn fill(&mut self, by: Instant) -> io::Result<()> {
-        loop {
-            let wait = self.next_wait(by)?;
-            if self.read_timeout != wait {
-                self.stream.set_read_timeout(Some(wait))?;
-                self.read_timeout = wait;
-            }
-            match self.stream.read(&mut self.input) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(count) => {
-                    (self.start, self.end) = (0, count);
-                    return Ok(());
-                }
-                Err(error) if goes_on(&error) => {}
-                Err(error) => return Err(error),
-            }
+        self.socket.by = by;
+        let count = match &mut self.tls {
+            None => self.socket.read(&mut self.input)?,
+            Some(tls) => tls.read(&mut self.socket, &mut self.input)?,
+        };
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
-    }
-
-    fn write_all(&mut self, mut octets: &[u8], by: Instant) -> io::Result<()> {
-        while !octets.is_empty() {
-            let wait = self.next_wait(by)?;
-            if self.write_timeout != wait {
-                self.stream.set_write_timeout(Some(wait))?;
-                self.write_timeout = wait;
-            }
-            match self.stream.write(octets) {
-                Ok(count) => octets = &octets[count..],
-                Err(error) if goes_on(&error) => {}
-                Err(error) => return Err(error),
-            }
-        }
+        (self.start, self.end) = (0, count);
         Ok(())
     }
 
-    /// How long the socket may wait next. Far from the deadline it is always the same, which saves a syscall a wait.
-    fn next_wait(&self, by: Instant) -> io::Result<Duration> {
-        let left = by.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
+    fn write_all(&mut self, mut octets: &[u8], by: Instant) -> io::Result<()> {
+        self.socket.by = by;
+        while !octets.is_empty() {
+            let count = match &mut self.tls {
+                None => self.socket.write(octets)?,
+                Some(tls) => tls.write(&mut self.socket, octets)?,
+            };
+            octets = &octets[count..];
         }
-        // The deadline is met to a second.
-        Ok(if left + Duration::from_secs(1) < self.wait { left } else { self.wait })
+        Ok(())
     }
 }
 
-/// Interrupted, or a timeout of the socket: the deadline decides.
-fn goes_on(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
+impl Drop for Wire {
+    fn drop(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            // Nobody is waited for any more.
+            let _ = self.socket.at_once(|stream| {
+                tls.close(stream);
+                Ok(())
+            });
+        }
+    }
 }
 
-fn open(address: SocketAddr, patience: Duration, wait: Duration) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&address, patience)?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(wait))?;
-    stream.set_write_timeout(Some(wait))?;
-    Ok(stream)
+/// Its name and its address; the address alone where it has no name.
+fn host_of(peer: &Peer<'_>) -> String {
+    let address = peer.address.ip().to_canonical().to_string();
+    if peer.name == address { address } else { format!("{} [{address}]", peer.name) }
 }
 
-fn no_connection(host: String, error: &io::Error, patience: Duration) -> Refusal {
+fn no_connection(host: &str, peer: &Peer<'_>, error: &io::Error) -> Refusal {
     // What this host lacks says nothing about the other one.
     let ours = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM));
     let cause = if ours {
         Cause::local(Enhanced(4, 3, 0), format!("no connection could be made: {error}"))
     } else {
+        let (port, patience) = (peer.address.port(), peer.patience.connect);
         let text = match error.kind() {
-            io::ErrorKind::TimedOut => format!("the host did not answer within {patience:?} when we connected to it"),
-            io::ErrorKind::ConnectionRefused => "the host refused the connection: nothing listens there".to_owned(),
-            _ => format!("no connection to the host: {error}"),
+            io::ErrorKind::TimedOut => format!("{host} did not answer on port {port} within {patience:?}"),
+            io::ErrorKind::ConnectionRefused => {
+                format!("{host} refused the connection: nothing listens on port {port}")
+            }
+            _ => format!("no connection to {host} on port {port}: {error}"),
         };
-        Cause { host: Some(host), ..Cause::local(Enhanced(4, 4, 1), text) }
+        Cause::local(Enhanced(4, 4, 1), text)
     };
     Refusal { stage: Stage::Connect, outcome: Outcome::Deferred(cause) }
 }
 
 #[cfg(test)]
+mod tls_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::TcpListener;
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::time::Duration;
 
     fn pair(reply: Duration) -> (Wire, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -264,7 +284,7 @@ mod tests {
 
     fn text(refusal: Refusal) -> String {
         let Outcome::Deferred(cause) = refusal.outcome else { panic!("{refusal:?}") };
-        assert_eq!(cause.host.as_deref(), Some("mx.example [127.0.0.1]"));
+        assert_eq!(cause.host, None, "the host said nothing");
         cause.to_string()
     }
 
@@ -279,7 +299,10 @@ mod tests {
         let before = Instant::now();
         let refusal = wire.reply(Stage::Mail).unwrap_err();
         assert!(before.elapsed() < Duration::from_secs(10));
-        assert_eq!(text(refusal), "451 4.4.2 the host took longer than 200ms while we waited for its reply to MAIL");
+        assert_eq!(
+            text(refusal),
+            "451 4.4.2 mx.example [127.0.0.1] took longer than 200ms while we waited for its reply to MAIL"
+        );
         drop(wire);
         trickle.join().unwrap();
     }
@@ -291,7 +314,7 @@ mod tests {
         let before = Instant::now();
         let refusal = (0..10_000).find_map(|_| wire.send(Stage::Message, &block).err()).unwrap();
         assert!(before.elapsed() < Duration::from_secs(10));
-        assert_eq!(text(refusal), "451 4.4.2 the host took longer than 100ms while we sent the message");
+        assert_eq!(text(refusal), "451 4.4.2 mx.example [127.0.0.1] took longer than 100ms while we sent the message");
     }
 
     #[test]
@@ -303,25 +326,32 @@ mod tests {
         wire.reply(Stage::Greeting).unwrap();
         assert!(wire.has_pending() && !wire.is_quiet());
         let refusal = wire.send(Stage::Hello, b"EHLO x\r\n").unwrap_err();
-        assert!(
-            text(refusal).starts_with("451 4.5.0 the host broke the protocol while we waited for its reply to EHLO")
-        );
+        let text = text(refusal);
+        assert!(text.starts_with("451 4.5.0 mx.example [127.0.0.1] broke the protocol while we waited"), "{text}");
     }
 
     #[test]
     fn a_closed_connection_is_not_quiet() {
-        let (wire, hop) = pair(Duration::from_secs(10));
+        let (mut wire, hop) = pair(Duration::from_secs(10));
         drop(hop);
         while wire.is_quiet() {}
     }
 
     #[test]
     fn what_this_host_lacks_is_not_blamed_on_the_other() {
-        let cause = |errno| match no_connection("mx".into(), &io::Error::from_raw_os_error(errno), Duration::ZERO) {
-            Refusal { outcome: Outcome::Deferred(cause), .. } => (cause.reply.enhanced(), cause.host),
-            other => panic!("{other:?}"),
+        let patience = Patience { connect: Duration::from_secs(3), reply: Duration::ZERO };
+        let address: SocketAddr = "192.0.2.1:25".parse().unwrap();
+        let text = |name, errno| {
+            let peer = Peer { address, name, hello: "mail.example.org", patience };
+            match no_connection(&host_of(&peer), &peer, &io::Error::from_raw_os_error(errno)) {
+                Refusal { outcome: Outcome::Deferred(cause), .. } if cause.host.is_none() => cause.to_string(),
+                other => panic!("{other:?}"),
+            }
         };
-        assert_eq!(cause(libc::EMFILE), (Some(Enhanced(4, 3, 0)), None));
-        assert_eq!(cause(libc::ENETUNREACH), (Some(Enhanced(4, 4, 1)), Some("mx".into())));
+        assert!(text("mx", libc::EMFILE).starts_with("451 4.3.0 no connection could be made: "));
+        assert!(text("mx", libc::ENETUNREACH).starts_with("451 4.4.1 no connection to mx [192.0.2.1] on port 25: "));
+        assert_eq!(text("mx", libc::ETIMEDOUT), "451 4.4.1 mx [192.0.2.1] did not answer on port 25 within 3s");
+        let refused = "451 4.4.1 192.0.2.1 refused the connection: nothing listens on port 25";
+        assert_eq!(text("192.0.2.1", libc::ECONNREFUSED), refused);
     }
 }

@@ -7,6 +7,7 @@ use crate::limits;
 use crate::mail::address::{Domain, ForwardPath, ReversePath};
 use crate::mail::parameter::{MailParameters, ParameterError, RcptParameters};
 use crate::mail::reply::{self, Reply};
+use crate::mail::sasl::Initial;
 
 /// What a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +16,15 @@ pub enum Command {
     Ehlo(String),
     /// HELO, likewise.
     Helo(String),
+    /// STARTTLS (RFC 3207)
+    StartTls,
+    /// AUTH, with what came after the mechanism, in base64 (RFC 4954).
+    Auth {
+        /// The mechanism.
+        mechanism: String,
+        /// The initial response.
+        initial: Option<Initial>,
+    },
     /// MAIL FROM:
     Mail(ReversePath, MailParameters),
     /// RCPT TO:. The flag says whether path and parameters came in ASCII alone.
@@ -79,6 +89,8 @@ impl Command {
         match verb.as_slice() {
             b"EHLO" => name(arguments).map(Command::Ehlo),
             b"HELO" => name(arguments).map(Command::Helo),
+            b"STARTTLS" => bare(arguments, Command::StartTls),
+            b"AUTH" => auth(arguments),
             b"MAIL" => mail(arguments),
             b"RCPT" => rcpt(arguments),
             b"DATA" => bare(arguments, Command::Data),
@@ -98,6 +110,8 @@ impl Command {
         match self {
             Command::Ehlo(_) => "EHLO",
             Command::Helo(_) => "HELO",
+            Command::StartTls => "STARTTLS",
+            Command::Auth { .. } => "AUTH",
             Command::Mail(..) => "MAIL",
             Command::Rcpt(..) => "RCPT",
             Command::Data => "DATA",
@@ -115,6 +129,14 @@ impl Command {
 
 fn bare(arguments: &str, command: Command) -> Result<Command, Refusal> {
     if arguments.is_empty() { Ok(command) } else { Err(reply::bad_arguments().into()) }
+}
+
+fn auth(arguments: &str) -> Result<Command, Refusal> {
+    let mut words = arguments.split(' ').filter(|word| !word.is_empty()).map(str::to_owned);
+    match (words.next(), words.next(), words.next()) {
+        (Some(mechanism), initial, None) => Ok(Command::Auth { mechanism, initial: initial.map(Initial) }),
+        _ => Err(reply::bad_arguments().into()),
+    }
 }
 
 fn query(arguments: &str) -> Result<Query, Refusal> {
@@ -213,6 +235,8 @@ mod tests {
             ("VRFY ann", "VRFY"),
             ("EXPN team", "EXPN"),
             ("HELP", "HELP"),
+            ("starttls ", "STARTTLS"),
+            ("auth plain AAAA", "AUTH"),
         ] {
             assert_eq!(Command::parse(line.as_bytes()).expect(line).verb(), verb);
         }
@@ -222,7 +246,9 @@ mod tests {
     fn each_refusal_has_its_reply() {
         for (line, code) in [
             ("", 500),
-            ("STARTTLS", 500),
+            ("STARTTLS now", 501),
+            ("AUTH", 501),
+            ("AUTH PLAIN AAAA AAAA", 501),
             ("MAILFROM:<>", 500),
             ("NOOP\u{1}", 500),
             ("EHLO", 501),
@@ -243,6 +269,12 @@ mod tests {
             assert_eq!(refused(line), (code, false), "{line}");
         }
         assert_eq!(Command::parse(b"MAIL FROM:<\xff@b.org>").unwrap_err().reply.code(), 500);
+    }
+
+    #[test]
+    fn a_password_is_never_shown() {
+        let shown = format!("{:?}", Command::parse(b"AUTH PLAIN c2VjcmV0"));
+        assert_eq!(shown, "Ok(Auth { mechanism: \"PLAIN\", initial: Some(Initial) })");
     }
 
     #[test]

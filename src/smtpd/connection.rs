@@ -2,28 +2,35 @@
 //!
 //! Promises: one reply a command, in order; a 250 to a message only once the spool has it on the disk; every wait bounded;
 //! memory flat. A client that breaks off in the middle of a message leaves nothing behind. At shutdown a client that
-//! waits is told 421; one in the middle of a message may finish it.
+//! waits is told 421; one in the middle of a message may finish it. TLS takes a connection by value: of what was said in
+//! clear nothing is left, neither octets that were read nor anything that the session knew (RFC 3207 §4.2).
 
+mod login;
+mod message;
+
+use std::convert::Infallible;
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::command::{Command, Refusal};
 use super::policy::SitePolicy;
-use super::receipt::{Receipt, storage_reply};
-use super::received::{self, Client};
-use super::session::{Next, Session};
+use super::receipt::Receipt;
+use super::session::{Next, Session, Terms, Tls};
+use crate::auth::{self, Gate};
 use crate::dns::ReverseNames;
-use crate::io::clock::{self, Now};
 use crate::io::line::{Line, LineReader};
-use crate::io::stream::{Place, Stream};
+use crate::io::stream::{Pace, Place, Stream};
 use crate::limits;
 use crate::mail::address::{Domain, ForwardPath};
-use crate::mail::envelope::Envelope;
 use crate::mail::reply::{self, Reply};
-use crate::maillog::{self, Origin};
-use crate::route::{CurrentSite, Site};
-use crate::spool::{Draft, Spool};
+use crate::mail::sasl::Mechanism;
+use crate::maillog;
+use crate::route::CurrentSite;
+use crate::spool::Spool;
+use crate::tls::{self, Certificates};
+use message::Chunk;
 
 /// What all connections share.
 pub struct Server {
@@ -33,27 +40,65 @@ pub struct Server {
     pub site: Arc<CurrentSite>,
     /// The names of clients.
     pub names: ReverseNames,
+    /// How slowly clients may read.
+    pub pace: Pace,
+    /// Who is let in.
+    pub gate: Arc<Gate>,
+    /// What this host shows of itself.
+    pub certificates: Arc<Certificates>,
+}
+
+/// What a client came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// Mail from anywhere.
+    Smtp,
+    /// Mail from this host's own people (RFC 6409).
+    Submission,
+    /// The same under TLS from the first octet on (RFC 8314).
+    Submissions,
+}
+
+impl Port {
+    /// As the log and the configuration name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Port::Smtp => "smtp",
+            Port::Submission => "submission",
+            Port::Submissions => "submissions",
+        }
+    }
 }
 
 /// The body of a connection's thread.
-pub fn serve(place: Place, server: &Server) {
+pub fn serve(place: Place, server: &Server, port: Port) {
     let timeout = server.site.get().config.limits.command_timeout;
-    let Ok(stream) = Stream::new(place, timeout, limits::WRITE_TIMEOUT) else { return };
-    let client = stream.peer().ip().to_canonical();
-    let reader = LineReader::new(stream);
-    let session = Session::new();
-    let mut connection =
-        Connection { server, reader, session, client, name: None, replies: Vec::new(), chunks: None, timeout };
-    if let Err(end) = connection.run() {
-        connection.say_goodbye(end);
+    let Ok(stream) = Stream::new(place, timeout, server.pace) else { return };
+    let mut connection = Connection::new(stream, server, port);
+    if port == Port::Submissions {
+        let Some(upgraded) = connection.upgrade() else { return };
+        connection = upgraded;
+    }
+    let mut end = connection.greet();
+    loop {
+        end = match end.and_then(|()| connection.run()) {
+            Err(End::Upgrade) => {
+                let Some(upgraded) = connection.upgrade() else { return };
+                connection = upgraded;
+                Ok(())
+            }
+            Err(end) => return connection.say_goodbye(end),
+            Ok(never) => match never {},
+        }
     }
 }
 
 struct Connection<'a> {
     server: &'a Server,
+    port: Port,
     reader: LineReader<Stream>,
     session: Session,
-    client: std::net::IpAddr,
+    client: IpAddr,
     /// Looked up when the first message comes.
     name: Option<Option<Domain>>,
     replies: Vec<u8>,
@@ -69,6 +114,8 @@ enum End {
     Told(Reply, &'static str),
     /// The peer is gone, or can't be written to.
     Gone,
+    /// Not the end: it goes on under TLS.
+    Upgrade,
 }
 
 impl From<io::Error> for End {
@@ -81,11 +128,41 @@ impl From<io::Error> for End {
     }
 }
 
-impl Connection<'_> {
-    fn run(&mut self) -> Result<(), End> {
+impl<'a> Connection<'a> {
+    fn new(stream: Stream, server: &'a Server, port: Port) -> Connection<'a> {
+        let client = stream.peer().ip().to_canonical();
+        let timeout = server.site.get().config.limits.command_timeout;
+        let session = Session::new(terms(&stream, server, port));
+        let reader = LineReader::new(stream);
+        Connection { server, port, reader, session, client, name: None, replies: Vec::new(), chunks: None, timeout }
+    }
+
+    /// The same client under TLS, of whom nothing is known. `None` if it and we do not agree.
+    fn upgrade(self) -> Option<Connection<'a>> {
+        let Connection { server, port, client, timeout, .. } = self;
+        let mut stream = self.reader.into_inner();
+        stream.set_timeout(timeout);
+        stream.set_deadline(timeout);
+        match stream.upgrade(&server.certificates.server_config()) {
+            Ok(stream) => Some(Connection::new(stream, server, port)),
+            Err(error) => {
+                maillog::tls_failed(port.name(), client, tls::handshake_words(&error));
+                None
+            }
+        }
+    }
+
+    /// Says who we are, or to who guessed too often that there is no use in going on.
+    fn greet(&mut self) -> Result<(), End> {
         let site = self.server.site.get();
+        if self.session.may_ever_log_in() && self.server.gate.is_shut_out(self.client) {
+            return Err(End::Told(reply::shut_out(), "shut out after too many wrong passwords"));
+        }
         self.reply(&reply::greeting(site.config.hostname.as_str()));
-        drop(site);
+        Ok(())
+    }
+
+    fn run(&mut self) -> Result<Infallible, End> {
         loop {
             self.step()?;
         }
@@ -114,6 +191,15 @@ impl Connection<'_> {
                 self.flush()?;
                 return Err(End::Over);
             }
+            Next::StartTls(reply) => {
+                self.reply(&reply);
+                self.flush()?;
+                return Err(End::Upgrade);
+            }
+            Next::Auth { mechanism, initial } => {
+                drop(site);
+                self.log_in(mechanism, initial.as_ref().map(|initial| initial.0.as_str()))?;
+            }
             Next::Data(envelope) => self.data(envelope, &site)?,
             Next::Chunk { size, last, envelope } => self.chunk(Chunk { size, last, envelope }, &site)?,
             Next::Swallow(size, reply) => {
@@ -124,8 +210,15 @@ impl Connection<'_> {
         Ok(())
     }
 
-    /// The next command line, or why it is none.
+    /// The next command, or why it is none.
     fn command(&mut self) -> Result<Result<Command, Refusal>, End> {
+        let parse = |line: Option<&[u8]>| line.map_or_else(|| Err(reply::line_too_long().into()), Command::parse);
+        self.line(limits::COMMAND_LINE, parse)
+    }
+
+    /// What `read` makes of the next line; it gets none if there are more than `most` octets in it. Before a line is waited
+    /// for, all that was said is written.
+    fn line<T>(&mut self, most: usize, read: impl FnOnce(Option<&[u8]>) -> T) -> Result<T, End> {
         self.reader.shrink();
         if !self.reader.has_pending() {
             self.flush()?;
@@ -134,156 +227,15 @@ impl Connection<'_> {
         let (timeout, stream) = (self.timeout, self.reader.get_mut());
         stream.set_timeout(timeout);
         stream.set_deadline(timeout);
-        let line = self.reader.line(limits::COMMAND_LINE);
-        let parsed = match line {
-            Ok(Line::Text(text)) => Ok(Command::parse(text)),
-            Ok(Line::TooLong) => Ok(Err(reply::line_too_long().into())),
+        let line = match self.reader.line(most) {
+            Ok(Line::Text(text)) => Ok(read(Some(text))),
+            Ok(Line::TooLong) => Ok(read(None)),
             Ok(Line::BareLf) => Err(End::Told(reply::bare_line_feed(), "a line that a bare LF ends")),
             Ok(Line::End) => Err(End::Gone),
             Err(error) => Err(error.into()),
         };
         self.reader.get_mut().set_waiting(false);
-        parsed
-    }
-
-    fn data(&mut self, envelope: Envelope, site: &Site) -> Result<(), End> {
-        let draft = match self.begin(envelope, site) {
-            Ok(draft) => draft,
-            Err(error) => {
-                self.refuse_message(storage_reply(&error), 0, Some(error));
-                return Ok(());
-            }
-        };
-        self.reply(&reply::start_data());
-        self.flush()?;
-        let mut receipt = Receipt::up_to_dot(draft, site.config.limits.message_size);
-        let begun = Instant::now();
-        loop {
-            let block = self.message_block(begun, receipt.size())?;
-            if block.is_empty() {
-                return Err(End::Gone);
-            }
-            let (used, done) = receipt.feed(block);
-            self.reader.consume(used);
-            if done {
-                return self.finish(receipt, site);
-            }
-            if receipt.is_endless() {
-                return Err(End::Told(reply::endless(), "a message without an end"));
-            }
-        }
-    }
-
-    fn chunk(&mut self, chunk: Chunk, site: &Site) -> Result<(), End> {
-        let mut receipt = match (chunk.envelope, self.chunks.take()) {
-            (Some(envelope), _) => match self.begin(envelope, site) {
-                Ok(draft) => Receipt::in_chunks(draft, site.config.limits.message_size),
-                Err(error) => {
-                    self.read_chunk(chunk.size, |_| {})?;
-                    let refusal = storage_reply(&error);
-                    self.refuse_chunk(chunk.last, refusal, Some(error));
-                    return Ok(());
-                }
-            },
-            (None, Some(receipt)) => receipt,
-            // The session hands out chunks only between the first and the last.
-            (None, None) => return Err(End::Told(reply::internal_error(), "a chunk without its message")),
-        };
-        self.read_chunk(chunk.size, |octets| _ = receipt.feed(octets))?;
-        if chunk.last {
-            return self.finish(receipt, site);
-        }
-        match receipt.is_refused() {
-            Some(refusal) => self.refuse_chunk(false, refusal, None),
-            None => {
-                self.chunks = Some(receipt);
-                self.reply(&reply::chunk_ok());
-            }
-        }
-        Ok(())
-    }
-
-    fn refuse_chunk(&mut self, last: bool, refusal: Reply, error: Option<io::Error>) {
-        self.refuse_message(refusal, 0, error);
-        if !last {
-            self.session.chunk_refused();
-        }
-    }
-
-    /// Reads the octets of a chunk, and gives each block to `take`.
-    fn read_chunk(&mut self, size: u64, mut take: impl FnMut(&[u8])) -> Result<(), End> {
-        let most = self.server.site.get().config.limits.message_size.saturating_add(limits::MESSAGE_OVERRUN);
-        if size > most {
-            return Err(End::Told(reply::endless(), "a chunk larger than is worth reading"));
-        }
-        let (begun, mut left) = (Instant::now(), size);
-        while left > 0 {
-            let block = self.message_block(begun, size - left)?;
-            if block.is_empty() {
-                return Err(End::Gone);
-            }
-            let count = block.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            take(&block[..count]);
-            self.reader.consume(count);
-            left -= count as u64;
-        }
-        Ok(())
-    }
-
-    /// The next octets of a message that has been coming since `begun`.
-    fn message_block(&mut self, begun: Instant, size: u64) -> Result<&[u8], End> {
-        if !self.reader.has_pending() {
-            // A client that pipelines may wait for what was said before its message.
-            self.flush()?;
-        }
-        let whole = limits::DATA_TIMEOUT + Duration::from_secs(size / limits::DATA_RATE);
-        let stream = self.reader.get_mut();
-        stream.set_timeout(limits::DATA_BLOCK_TIMEOUT);
-        stream.set_deadline(whole.saturating_sub(begun.elapsed()));
-        Ok(self.reader.block(limits::MESSAGE_BUFFER)?)
-    }
-
-    fn begin(&mut self, envelope: Envelope, site: &Site) -> io::Result<Draft> {
-        let mailbox = site.single_mailbox(&envelope);
-        let mut draft = self.server.spool.begin(envelope, mailbox.as_ref())?;
-        let names = &self.server.names;
-        let name = self.name.get_or_insert_with(|| names.of(self.client)).clone();
-        if let Some(hello) = self.session.hello() {
-            let client = Client { address: self.client, name, hello: hello.clone() };
-            let us = (site.config.hostname.as_str(), draft.id());
-            let field = received::field(&client, draft.envelope(), us, &clock::rfc5322(Now::read().wall));
-            draft.write_all(field.as_bytes())?;
-        }
-        Ok(draft)
-    }
-
-    /// The end of a message: it is on the disk before the client is told so.
-    fn finish(&mut self, receipt: Receipt, site: &Site) -> Result<(), End> {
-        let size = receipt.size();
-        match receipt.finish(site.config.limits.hops) {
-            Err((refusal, error)) => self.refuse_message(refusal, size, error),
-            Ok(draft) => {
-                let protocol = self.session.hello().map_or("SMTP", |hello| received::protocol(hello, draft.envelope()));
-                let origin = Origin { client: self.client.to_string(), protocol };
-                match self.server.spool.commit(draft, origin) {
-                    Ok(id) => {
-                        self.session.message_over(true);
-                        self.reply(&reply::accepted(id));
-                    }
-                    Err(error) => self.refuse_message(storage_reply(&error), size, Some(error)),
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn refuse_message(&mut self, refusal: Reply, size: u64, error: Option<io::Error>) {
-        if let Some(error) = error {
-            maillog::spool_error(None, error);
-        }
-        maillog::rejected(self.client, self.session.reverse_path(), size, &refusal);
-        self.session.message_over(false);
-        self.reply(&refusal);
+        line
     }
 
     fn reply(&mut self, reply: &Reply) {
@@ -293,7 +245,7 @@ impl Connection<'_> {
     fn flush(&mut self) -> Result<(), End> {
         let written = self.reader.get_mut().write_all(&self.replies);
         self.replies.clear();
-        written.map_err(|_| End::Gone)
+        Ok(written?)
     }
 
     fn say_goodbye(&mut self, end: End) {
@@ -303,11 +255,13 @@ impl Connection<'_> {
             end => end,
         };
         match end {
-            End::Over => {}
+            End::Over | End::Upgrade => {}
             End::Gone if self.session.reverse_path().is_none() => {}
-            End::Gone => maillog::cut_off("smtp", self.client, "the client broke off in the middle of a transaction"),
+            End::Gone => {
+                maillog::cut_off(self.port.name(), self.client, "the client broke off in the middle of a transaction")
+            }
             End::Told(reply, why) => {
-                maillog::cut_off("smtp", self.client, why);
+                maillog::cut_off(self.port.name(), self.client, why);
                 self.reply(&reply);
                 // It may be gone, or not be reading; the connection ends either way.
                 let _ = self.flush();
@@ -316,11 +270,18 @@ impl Connection<'_> {
     }
 }
 
-/// One BDAT.
-struct Chunk {
-    size: u64,
-    last: bool,
-    envelope: Option<Envelope>,
+/// What a connection is for, and what it offers.
+fn terms(stream: &Stream, server: &Server, port: Port) -> Terms {
+    let site = server.site.get();
+    let submission = port != Port::Smtp;
+    let bindings = auth::bindings(stream.tls());
+    let mechanisms = match submission || site.config.submission.auth_on_25 {
+        true => server.gate.offered(true, &bindings).into_iter().map(Mechanism::name).collect(),
+        false => Vec::new(),
+    };
+    let tls = if stream.tls().is_some() { Tls::Active } else { Tls::Offered };
+    let log_in_under_tls = !site.config.may_submit_clear(stream.peer().ip());
+    Terms { submission, tls, mechanisms, log_in_under_tls }
 }
 
 fn recipient_of(command: &Result<Command, Refusal>) -> Option<String> {
@@ -328,5 +289,40 @@ fn recipient_of(command: &Result<Command, Refusal>) -> Option<String> {
         Ok(Command::Rcpt(ForwardPath::Address(address), ..)) => Some(address.to_string()),
         Ok(Command::Rcpt(ForwardPath::Postmaster, ..)) => Some("postmaster".to_owned()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::thread;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::dns;
+    use crate::io::stream::tests::{narrow, read_slowly};
+    use crate::route::Site;
+
+    #[test]
+    fn who_reads_octet_by_octet_does_not_keep_the_connection() {
+        let folder = tempfile::tempdir().unwrap();
+        let (spool, _writer) = Spool::open(folder.path()).unwrap();
+        let config = Config::parse("hostname = \"mail.example.org\"", Path::new("")).unwrap();
+        let site = Site { config, users: Default::default(), aliases: Default::default() };
+        let (names, _names) = dns::reverse_names();
+        let pace = Pace { whole: Duration::from_millis(100), rate: 1 << 30, ..Pace::CLIENT };
+        let site = Arc::new(CurrentSite::new(site));
+        let gate = Arc::new(Gate::new(site.clone()));
+        let certificates = Arc::new(Certificates::self_signed(folder.path()));
+        let server = Server { spool: Arc::new(spool), site, names, pace, gate, certificates };
+        let (client, place) = narrow();
+        let mut writing = client.try_clone().unwrap();
+        thread::scope(|scope| {
+            // The server may be gone before all of it is sent.
+            scope.spawn(move || _ = writing.write_all("EHLO client.example\r\n".repeat(900).as_bytes()));
+            let reading = scope.spawn(move || read_slowly(client));
+            serve(place, &server, Port::Smtp);
+            assert!(reading.join().unwrap() < 100_000);
+        });
     }
 }

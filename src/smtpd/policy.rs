@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 
 use super::session::Policy;
+use crate::auth;
 use crate::io::clock::Now;
-use crate::limits;
 use crate::mail::address::{Address, Domain, ForwardPath, ReversePath};
-use crate::mail::parameter::MailParameters;
+use crate::mail::parameter::{MailParameters, Notify, RcptParameters};
 use crate::mail::reply::{self, Reply};
 use crate::maillog;
 use crate::route::{Place, Route, Site};
@@ -39,7 +39,12 @@ impl Policy for SitePolicy<'_> {
         self.site.config.limits.errors
     }
 
-    fn sender(&self, parameters: &MailParameters) -> Result<(), Reply> {
+    fn sender(&self, path: &ReversePath, parameters: &MailParameters, user: Option<&Address>) -> Result<(), Reply> {
+        if let (Some(user), Some(sender)) = (user, path.address())
+            && !auth::may_send_as(self.site, user, sender)
+        {
+            return Err(reply::not_your_address());
+        }
         let size = parameters.size.unwrap_or(0);
         if size > self.message_size() {
             return Err(reply::too_large());
@@ -54,20 +59,34 @@ impl Policy for SitePolicy<'_> {
         }
     }
 
-    fn recipient(&self, path: &ForwardPath, from: &ReversePath) -> Result<Address, Reply> {
+    fn recipient(&self, path: &ForwardPath, from: &ReversePath, user: Option<&Address>) -> Result<Address, Reply> {
         let address = self.site.recipient(path);
         if !self.site.is_local(&address) {
-            let may = self.site.config.may_relay(self.client);
+            let may = user.is_some() || self.site.config.may_relay(self.client);
             return if may { Ok(address) } else { Err(reply::relaying_denied()) };
         }
-        let today = Now::read().wall.as_secs() / limits::SECONDS_A_DAY;
-        if self.site.rewritten_from(&address).is_some_and(|reversed| reversed.is_expired(today)) {
-            return Err(reply::address_expired());
+        if let Some(reversed) = self.site.rewritten_from(&address) {
+            // Else whoever saw the address in a message could send through this host to whom it stands for.
+            if *from != ReversePath::Null && user.is_none() && !self.site.config.may_relay(self.client) {
+                return Err(reply::for_reports_only());
+            }
+            if reversed.is_expired(Now::read().day()) {
+                return Err(reply::address_expired());
+            }
         }
         match refusal(&self.site.route(&address, from)) {
             None => Ok(address),
             Some(refusal) => Err(refusal),
         }
+    }
+
+    fn heeded(&self, parameters: RcptParameters, user: Option<&Address>) -> RcptParameters {
+        if user.is_some() || self.site.config.may_relay(self.client) {
+            return parameters;
+        }
+        // A stranger may name anyone as the sender, who then would get a report of each message that arrives.
+        let notify = parameters.notify.map(|notify| Notify { success: false, ..notify });
+        RcptParameters { notify, ..parameters }
     }
 
     fn verify(&self, name: &str) -> Reply {
@@ -129,4 +148,69 @@ fn refusal(route: &Route) -> Option<Reply> {
         }
     }
     refusal.or_else(|| route.ends.is_empty().then(reply::no_such_mailbox))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::aliases::Aliases;
+    use crate::config::Config;
+    use crate::limits;
+    use crate::mail::srs::Srs;
+    use crate::users::Users;
+    use std::path::Path;
+
+    #[test]
+    fn reports_to_a_rewritten_sender_are_taken_for_a_while_and_from_anyone() {
+        let text = "hostname = \"mail.example.org\"\n[relay]\nfrom = []\nsrs_secret = \"a secret of this test\"";
+        let config = Config::parse(text, Path::new("/")).unwrap();
+        let domain = config.first_domain().clone();
+        let site = Site { config, users: Users::default(), aliases: Aliases::default() };
+        let folder = tempfile::tempdir().unwrap();
+        let (spool, _writer) = Spool::open(folder.path()).unwrap();
+        let policy = SitePolicy { site: &site, spool: &spool, client: "192.0.2.7".parse().unwrap() };
+        let today = Now::read().day();
+        let said_to = |from: &str, day: u64, secret: &str| {
+            let rewritten = Srs::new(secret).forward(&"ann@far.example".parse().unwrap(), &domain, day).unwrap();
+            policy.recipient(&ForwardPath::Address(rewritten), &from.parse().unwrap(), None).map(|_| ())
+        };
+        let said = |day: u64, secret: &str| said_to("<>", day, secret);
+        assert_eq!(said(today, "a secret of this test"), Ok(()));
+        assert_eq!(said(today - limits::SRS_DAYS + 1, "a secret of this test"), Ok(()));
+        assert_eq!(said(today - limits::SRS_DAYS - 2, "a secret of this test"), Err(reply::address_expired()));
+        assert_eq!(said(today, "a secret of someone"), Err(reply::no_such_mailbox()));
+        // No stranger's letters go to whom it stands for.
+        assert_eq!(said_to("<x@b.example>", today, "a secret of this test"), Err(reply::for_reports_only()));
+        let mut config = site.config.clone();
+        config.relay.from = vec!["192.0.2.7/32".parse().unwrap()];
+        let site = Site { config, users: Users::default(), aliases: Aliases::default() };
+        let trusted = SitePolicy { site: &site, spool: &spool, client: policy.client };
+        let rewritten = Srs::new("a secret of this test").forward(&"ann@far.example".parse().unwrap(), &domain, today);
+        let path = ForwardPath::Address(rewritten.unwrap());
+        assert!(trusted.recipient(&path, &"<x@b.example>".parse().unwrap(), None).is_ok());
+    }
+
+    #[test]
+    fn strangers_have_no_success_reported() {
+        let site = Site {
+            config: Config::parse("relay.from = [\"192.0.2.7\"]", Path::new("/")).unwrap(),
+            users: Users::default(),
+            aliases: Aliases::default(),
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let (spool, _writer) = Spool::open(folder.path()).unwrap();
+        let asked = |client: &str, notify: &str| {
+            let policy = SitePolicy { site: &site, spool: &spool, client: client.parse().unwrap() };
+            policy.heeded(RcptParameters::parse(notify).unwrap(), None).to_string()
+        };
+        for (notify, heeded) in [
+            (" NOTIFY=SUCCESS,FAILURE,DELAY ORCPT=rfc822;a", " NOTIFY=FAILURE,DELAY ORCPT=rfc822;a"),
+            (" NOTIFY=SUCCESS", " NOTIFY=NEVER"),
+            (" NOTIFY=FAILURE", " NOTIFY=FAILURE"),
+            ("", ""),
+        ] {
+            assert_eq!(asked("192.0.2.7", notify), notify);
+            assert_eq!(asked("192.0.2.8", notify), heeded);
+        }
+    }
 }

@@ -8,6 +8,7 @@ use std::io::{self, Write};
 use crate::io::dot::{LineEnds, Unstuff};
 use crate::io::durable;
 use crate::limits;
+use crate::mail::complete::{Completion, Fed};
 use crate::mail::header::HopCounter;
 use crate::mail::reply::{self, Reply};
 use crate::spool::Draft;
@@ -18,6 +19,8 @@ pub struct Receipt {
     framing: Framing,
     hops: HopCounter,
     content: Vec<u8>,
+    /// How the header is completed, until that is done.
+    completion: Option<Completion>,
     size: u64,
     most: u64,
     error: Option<io::Error>,
@@ -42,7 +45,12 @@ impl Receipt {
 
     fn new(draft: Draft, framing: Framing, most: u64) -> Receipt {
         let hops = HopCounter::default();
-        Receipt { draft, framing, hops, content: Vec::new(), size: 0, most, error: None }
+        Receipt { draft, framing, hops, content: Vec::new(), completion: None, size: 0, most, error: None }
+    }
+
+    /// The same, with a header that will have what it lacks.
+    pub fn completing(self, completion: Option<Completion>) -> Receipt {
+        Receipt { completion, ..self }
     }
 
     /// Takes octets. Returns how many were used, and whether the dot was among them.
@@ -59,9 +67,18 @@ impl Receipt {
         self.size += self.content.len() as u64;
         self.hops.feed(&self.content);
         if self.size <= self.most && self.error.is_none() {
-            self.error = self.draft.write_all(&self.content).err();
+            self.error = self.keep().err();
         }
         (used, done)
+    }
+
+    fn keep(&mut self) -> io::Result<()> {
+        let Some(completion) = self.completion.take() else { return self.draft.write_all(&self.content) };
+        match completion.feed(&self.content) {
+            Fed::More(completion) => self.completion = Some(completion),
+            Fed::Done(octets) => self.draft.write_all(&octets)?,
+        }
+        Ok(())
     }
 
     /// Octets of content so far.
@@ -98,7 +115,8 @@ impl Receipt {
             return Err((reply::looping(), None));
         }
         let mut draft = self.draft;
-        let error = match self.error {
+        let rest = self.completion.map(Completion::finish).unwrap_or_default();
+        let error = match self.error.or_else(|| draft.write_all(&rest).err()) {
             // DESIGN §3: messages are stored with a final CR LF.
             None if unended => draft.write_all(b"\r\n").err(),
             error => error,

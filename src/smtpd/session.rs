@@ -5,6 +5,8 @@
 //! | command | Connected | Greeted | Mail | Rcpt | Chunks | Refused |
 //! | --- | --- | --- | --- | --- | --- | --- |
 //! | EHLO HELO | → Greeted | → Greeted | → Greeted | → Greeted | → Greeted | → Greeted |
+//! | STARTTLS | 503 | a new session under TLS | 503 | 503 | 503 | 503 |
+//! | AUTH | 503 | exchange → Greeted | 503 | 503 | 503 | 503 |
 //! | MAIL | 503 | → Mail | 503 | 503 | 503 | 503 |
 //! | RCPT | 503 | 503 | → Rcpt | → Rcpt | 503 | 503 |
 //! | DATA | 503 | 503 | 503 | message → Greeted | 503 | 503 |
@@ -15,6 +17,10 @@
 //! | ETRN | 503 | ok | 503 | 503 | 503 | 503 |
 //! | QUIT | close | close | close | close | close | close |
 //!
+//! STARTTLS is unknown where there is no certificate, and 503 under TLS. AUTH is 504 for a mechanism that is not offered,
+//! 538 where it would be under TLS, and 503 once someone has logged in or where HELO was said. MAIL is 530 on a port for
+//! submission until someone has.
+//!
 //! In Refused a chunk of the message was refused, and the rest of them is still on its way. After any state, too many
 //! errors or too many commands without a message are 421 and the end.
 
@@ -24,6 +30,32 @@ use crate::mail::address::{Address, Domain, ForwardPath, ReversePath};
 use crate::mail::envelope::{Envelope, Recipient};
 use crate::mail::parameter::{MailParameters, RcptParameters};
 use crate::mail::reply::{self, Reply};
+use crate::mail::sasl::Initial;
+
+/// What this connection is for, and what it offers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// Whether only those who log in may send (RFC 6409 §4.3).
+    pub submission: bool,
+    /// What there is of TLS.
+    pub tls: Tls,
+    /// The mechanisms by which one can log in on this connection, or could under TLS.
+    pub mechanisms: Vec<&'static str>,
+    /// Whether that has to be under TLS.
+    pub log_in_under_tls: bool,
+}
+
+/// What there is of TLS on a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tls {
+    /// Nothing.
+    #[default]
+    None,
+    /// STARTTLS.
+    Offered,
+    /// All of it is encrypted.
+    Active,
+}
 
 /// What the session asks of the world.
 pub trait Policy {
@@ -35,10 +67,12 @@ pub trait Policy {
     fn recipients(&self) -> usize;
     /// Errors a session may have.
     fn errors(&self) -> u32;
-    /// Whether a message may come now.
-    fn sender(&self, parameters: &MailParameters) -> Result<(), Reply>;
-    /// The address a recipient stands for, if this client may send to it.
-    fn recipient(&self, path: &ForwardPath, from: &ReversePath) -> Result<Address, Reply>;
+    /// Whether a message from this sender may come now; `user` is who has logged in.
+    fn sender(&self, path: &ReversePath, parameters: &MailParameters, user: Option<&Address>) -> Result<(), Reply>;
+    /// The address a recipient stands for, if this client, or who has logged in, may send to it.
+    fn recipient(&self, path: &ForwardPath, from: &ReversePath, user: Option<&Address>) -> Result<Address, Reply>;
+    /// What is heeded of the reports that this client, or who has logged in, asks for.
+    fn heeded(&self, parameters: RcptParameters, user: Option<&Address>) -> RcptParameters;
     /// The answer to VRFY.
     fn verify(&self, name: &str) -> Reply;
     /// The answer to EXPN.
@@ -54,6 +88,15 @@ pub enum Next {
     Reply(Reply),
     /// Send the reply and close.
     Close(Reply),
+    /// Send the reply, and go on with a new session under TLS.
+    StartTls(Reply),
+    /// Let the client prove who it is by this mechanism, then call [`Session::logged_in`] or [`Session::not_logged_in`].
+    Auth {
+        /// Its name, as it is offered.
+        mechanism: &'static str,
+        /// What came with the command, in base64.
+        initial: Option<Initial>,
+    },
     /// Take the message up to its dot, then call [`Session::message_over`].
     Data(Envelope),
     /// Take a chunk, then call [`Session::message_over`] after the last, [`Session::chunk_refused`] after a bad one. With
@@ -99,15 +142,42 @@ enum Transaction {
 /// One session, from the greeting to QUIT.
 #[derive(Debug)]
 pub struct Session {
+    terms: Terms,
     state: State,
+    user: Option<Address>,
     errors: u32,
     idle_commands: usize,
 }
 
 impl Session {
-    /// A session whose greeting was sent.
-    pub fn new() -> Session {
-        Session { state: State::Connected, errors: 0, idle_commands: 0 }
+    /// A session whose greeting was sent, or one after STARTTLS: nothing is known of the client.
+    pub fn new(terms: Terms) -> Session {
+        Session { terms, state: State::Connected, user: None, errors: 0, idle_commands: 0 }
+    }
+
+    /// Who has logged in.
+    pub fn user(&self) -> Option<&Address> {
+        self.user.as_ref()
+    }
+
+    /// Whether anyone can log in here at all, be it after STARTTLS.
+    pub fn may_ever_log_in(&self) -> bool {
+        !self.terms.mechanisms.is_empty()
+    }
+
+    /// Whether all of it is encrypted.
+    pub fn is_under_tls(&self) -> bool {
+        self.terms.tls == Tls::Active
+    }
+
+    /// The client has proved to be this user.
+    pub fn logged_in(&mut self, user: Address) {
+        self.user = Some(user);
+    }
+
+    /// It has not.
+    pub fn not_logged_in(&mut self) {
+        self.errors += 1;
     }
 
     /// Takes one line, which was a command or not.
@@ -187,7 +257,7 @@ impl Session {
         match command {
             Command::Ehlo(name) => {
                 self.state = State::Greeted(Hello { name, extended: true }, Transaction::None);
-                Next::Reply(reply::ehlo(policy.hostname(), policy.message_size()))
+                Next::Reply(self.ehlo(policy))
             }
             Command::Helo(name) => {
                 self.state = State::Greeted(Hello { name, extended: false }, Transaction::None);
@@ -206,6 +276,8 @@ impl Session {
                 State::Greeted(_, Transaction::None) => policy.bring_forward(&domain),
                 State::Greeted(..) => reply::in_transaction(),
             }),
+            Command::StartTls => self.start_tls(),
+            Command::Auth { mechanism, initial } => self.auth(&mechanism, initial),
             Command::Quit => Next::Close(reply::bye()),
             Command::Mail(path, parameters) => Next::Reply(self.mail(path, parameters, policy)),
             Command::Rcpt(path, parameters, is_ascii) => {
@@ -217,13 +289,57 @@ impl Session {
         }
     }
 
+    fn ehlo(&self, policy: &dyn Policy) -> Reply {
+        let reply = reply::ehlo(policy.hostname(), policy.message_size());
+        let reply = if self.terms.tls == Tls::Offered { reply.line("STARTTLS") } else { reply };
+        match self.may_log_in() && !self.terms.mechanisms.is_empty() {
+            true => reply.line(format!("AUTH {}", self.terms.mechanisms.join(" "))),
+            false => reply,
+        }
+    }
+
+    fn may_log_in(&self) -> bool {
+        self.is_under_tls() || !self.terms.log_in_under_tls
+    }
+
+    fn start_tls(&self) -> Next {
+        match (&self.state, self.terms.tls) {
+            (_, Tls::None) => Next::Reply(reply::unknown_command()),
+            (State::Connected, _) => Next::Reply(reply::greet_first()),
+            (_, Tls::Active) => Next::Reply(reply::tls_already()),
+            (State::Greeted(_, Transaction::None), Tls::Offered) => Next::StartTls(reply::start_tls()),
+            (State::Greeted(..), Tls::Offered) => Next::Reply(reply::in_transaction()),
+        }
+    }
+
+    fn auth(&self, mechanism: &str, initial: Option<Initial>) -> Next {
+        Next::Reply(match &self.state {
+            _ if self.terms.mechanisms.is_empty() => reply::unknown_command(),
+            State::Connected => reply::greet_first(),
+            // RFC 4954 §4: it is an extension, and permitted outside of transactions, once.
+            State::Greeted(Hello { extended: false, .. }, _) => reply::greet_first(),
+            State::Greeted(_, Transaction::None) if self.user.is_some() => reply::logged_in_already(),
+            State::Greeted(_, Transaction::None) if !self.may_log_in() => reply::log_in_under_tls(),
+            State::Greeted(_, Transaction::None) => {
+                match self.terms.mechanisms.iter().find(|offered| offered.eq_ignore_ascii_case(mechanism)) {
+                    Some(mechanism) => return Next::Auth { mechanism, initial },
+                    None => reply::no_such_mechanism(),
+                }
+            }
+            State::Greeted(..) => reply::in_transaction(),
+        })
+    }
+
     fn mail(&mut self, path: ReversePath, parameters: MailParameters, policy: &dyn Policy) -> Reply {
         match &self.state {
             State::Connected => return reply::greet_first(),
             State::Greeted(_, Transaction::None) => {}
             State::Greeted(..) => return reply::nested_mail(),
         }
-        if let Err(refusal) = policy.sender(&parameters) {
+        if self.terms.submission && self.user.is_none() {
+            return reply::log_in_first();
+        }
+        if let Err(refusal) = policy.sender(&path, &parameters, self.user.as_ref()) {
             return refusal;
         }
         self.set(Transaction::Mail(Envelope { reverse_path: path, parameters, recipients: Vec::new() }));
@@ -241,11 +357,11 @@ impl Session {
         if !rcpt.is_ascii && !envelope.parameters.smtputf8 {
             return reply::needs_smtputf8();
         }
-        let address = match policy.recipient(&rcpt.path, &envelope.reverse_path) {
+        let address = match policy.recipient(&rcpt.path, &envelope.reverse_path, self.user.as_ref()) {
             Ok(address) => address,
             Err(refusal) => return refusal,
         };
-        let recipient = Recipient { address, parameters: rcpt.parameters };
+        let recipient = Recipient { address, parameters: policy.heeded(rcpt.parameters, self.user.as_ref()) };
         if !envelope.recipients.contains(&recipient) {
             if envelope.recipients.len() >= policy.recipients() {
                 return reply::too_many_recipients();
@@ -303,168 +419,4 @@ struct Rcpt {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    struct Open;
-
-    impl Policy for Open {
-        fn hostname(&self) -> &str {
-            "mail.example.org"
-        }
-        fn message_size(&self) -> u64 {
-            1000
-        }
-        fn recipients(&self) -> usize {
-            2
-        }
-        fn errors(&self) -> u32 {
-            3
-        }
-        fn sender(&self, _: &MailParameters) -> Result<(), Reply> {
-            Ok(())
-        }
-        fn recipient(&self, path: &ForwardPath, _: &ReversePath) -> Result<Address, Reply> {
-            match path {
-                ForwardPath::Address(address) if address.local_part() != "no" => Ok(address.clone()),
-                _ => Err(reply::no_such_mailbox()),
-            }
-        }
-        fn verify(&self, _: &str) -> Reply {
-            reply::cannot_verify()
-        }
-        fn expand(&self, _: &str) -> Reply {
-            reply::cannot_expand()
-        }
-        fn bring_forward(&self, _: &Domain) -> Reply {
-            reply::nothing_waits()
-        }
-    }
-
-    fn step(session: &mut Session, line: &str) -> Next {
-        session.step(Command::parse(line.as_bytes()), &Open)
-    }
-
-    /// What `next` is, in the words of the table.
-    fn cell(next: &Next) -> String {
-        match next {
-            Next::Reply(reply) => reply.code().to_string(),
-            Next::Close(reply) => format!("close {}", reply.code()),
-            Next::Data(envelope) => format!("message for {}", envelope.recipients.len()),
-            Next::Chunk { size, last, envelope } => format!("chunk {size} {last} {}", envelope.is_some()),
-            Next::Swallow(size, reply) => format!("swallow {size} {}", reply.code()),
-        }
-    }
-
-    fn name(session: &Session) -> &'static str {
-        match &session.state {
-            State::Connected => "Connected",
-            State::Greeted(_, Transaction::None) => "Greeted",
-            State::Greeted(_, Transaction::Mail(..)) => "Mail",
-            State::Greeted(_, Transaction::Rcpt(_)) => "Rcpt",
-            State::Greeted(_, Transaction::Chunks) => "Chunks",
-            State::Greeted(_, Transaction::Refused) => "Refused",
-        }
-    }
-
-    fn in_state(state: &str) -> Session {
-        let mut session = Session::new();
-        let lines = ["EHLO a", "MAIL FROM:<a@b.org>", "RCPT TO:<c@d.org>", "BDAT 1"];
-        let states = ["Connected", "Greeted", "Mail", "Rcpt", "Chunks", "Refused"];
-        let steps = states.iter().position(|name| *name == state).unwrap();
-        lines.iter().take(steps).for_each(|line| _ = step(&mut session, line));
-        if state == "Refused" {
-            session.chunk_refused();
-        }
-        assert_eq!(name(&session), state);
-        session
-    }
-
-    /// Every cell of the table at the top of this file: command × state → what happens, and the state after it.
-    #[test]
-    fn every_cell_of_the_table_holds() {
-        const STATES: [&str; 6] = ["Connected", "Greeted", "Mail", "Rcpt", "Chunks", "Refused"];
-        let same = |what: &str| STATES.map(|state| (what.to_owned(), state));
-        let refused = |what: &str, except: &[(usize, &str, &'static str)]| {
-            let mut cells = same(what);
-            except.iter().for_each(|(at, what, state)| cells[*at] = ((*what).to_owned(), *state));
-            cells
-        };
-        let all = |what: &str, state: &'static str| STATES.map(|_| (what.to_owned(), state));
-        let mut rset = all("250", "Greeted");
-        rset[0] = ("250".to_owned(), "Connected");
-        let chunks = [(3, "chunk 7 false true", "Chunks"), (4, "chunk 7 false false", "Chunks")];
-        let last = [(3, "chunk 7 true true", "Chunks"), (4, "chunk 7 true false", "Chunks")];
-        let rows = [
-            ("EHLO a", all("250", "Greeted")),
-            ("HELO a", all("250", "Greeted")),
-            ("MAIL FROM:<a@b.org>", refused("503", &[(1, "250", "Mail")])),
-            ("RCPT TO:<e@f.org>", refused("503", &[(2, "250", "Rcpt"), (3, "250", "Rcpt")])),
-            ("DATA", refused("503", &[(3, "message for 1", "Rcpt")])),
-            ("BDAT 7", refused("swallow 7 503", &chunks)),
-            ("BDAT 7 LAST", refused("swallow 7 503", &last)),
-            ("RSET", rset),
-            ("NOOP", same("250")),
-            ("HELP", same("214")),
-            ("VRFY a", same("252")),
-            ("EXPN a", same("550")),
-            ("QUIT", same("close 221")),
-            ("BDAT x", same("close 501")),
-            ("FOO", same("500")),
-        ];
-        for (line, cells) in rows {
-            for (state, (what, after)) in STATES.into_iter().zip(cells) {
-                let mut session = in_state(state);
-                let next = step(&mut session, line);
-                assert_eq!((cell(&next), name(&session)), (what, after), "{line} in {state}");
-            }
-        }
-    }
-
-    #[test]
-    fn after_a_message_the_session_is_as_after_its_hello() {
-        for state in ["Rcpt", "Chunks"] {
-            let mut session = in_state(state);
-            session.message_over(true);
-            assert_eq!(name(&session), "Greeted");
-        }
-    }
-
-    #[test]
-    fn a_refused_recipient_leaves_the_transaction_as_it_was() {
-        let mut session = in_state("Mail");
-        assert_eq!(cell(&step(&mut session, "RCPT TO:<no@d.org>")), "550");
-        assert_eq!(name(&session), "Mail");
-        assert_eq!(cell(&step(&mut session, "DATA")), "503");
-    }
-
-    #[test]
-    fn recipients_are_counted_once_each() {
-        let mut session = in_state("Rcpt");
-        for (line, expected) in [("c", "250"), ("c", "250"), ("d", "250"), ("e", "452")] {
-            assert_eq!(cell(&step(&mut session, &format!("RCPT TO:<{line}@d.org>"))), expected);
-        }
-        assert_eq!(cell(&step(&mut session, "DATA")), "message for 2");
-    }
-
-    #[test]
-    fn international_recipients_need_smtputf8() {
-        let mut session = in_state("Mail");
-        assert_eq!(cell(&step(&mut session, "RCPT TO:<jörg@d.org>")), "553");
-        let mut session = in_state("Greeted");
-        step(&mut session, "MAIL FROM:<jörg@b.org> SMTPUTF8");
-        assert_eq!(cell(&step(&mut session, "RCPT TO:<jörg@d.org>")), "250");
-    }
-
-    #[test]
-    fn errors_and_idle_commands_come_to_an_end() {
-        let mut session = Session::new();
-        let codes: Vec<String> = (0..4).map(|_| cell(&step(&mut session, "FOO"))).collect();
-        assert_eq!(codes, ["500", "500", "500", "close 421"]);
-        let mut session = Session::new();
-        for _ in 0..limits::IDLE_COMMANDS + Open.recipients() {
-            assert_eq!(cell(&step(&mut session, "NOOP")), "250");
-        }
-        assert_eq!(cell(&step(&mut session, "NOOP")), "close 421");
-    }
-}
+mod tests;

@@ -30,17 +30,31 @@ impl Spool {
     }
 
     /// Puts an entry whose state can't be read into `failed/`, state and all: who has it already is not to be guessed.
-    pub(super) fn set_aside_with_state(&self, id: QueueId, what: &str) -> io::Result<()> {
+    pub(super) fn set_state_aside(&self, id: QueueId, what: &str) -> io::Result<()> {
         let mend = format!(
             "mend {} here, then move first it and then {} back to queue/; without the .state file it would go to \
              everybody again",
             state_file(id),
             eml(id)
         );
-        let state = self.folders.state(id);
-        fs::rename(&state, self.folders.failed.join(state_file(id)))
-            .map_err(|error| durable::located("set aside", &state, error))?;
-        self.set_aside(Some(id), &self.folders.eml(id), &format!("{} is wrong: {what}", state_file(id)), &mend)
+        self.set_aside_with_state(id, &format!("{} is wrong: {what}", state_file(id)), &mend)
+    }
+
+    /// Puts an entry into `failed/`, with its state if it has one. At each step a state stands beside the message.
+    pub(super) fn set_aside_with_state(&self, id: QueueId, what: &str, mend: &str) -> io::Result<()> {
+        let (from, to) = (self.folders.state(id), self.folders.failed.join(state_file(id)));
+        let located = |error| durable::located("set aside", &from, error);
+        let is_there = durable::exists(&from)?;
+        if is_there {
+            durable::remove(&to)?;
+            // What can't have two names, a folder for example, follows the message.
+            let _ = fs::hard_link(&from, &to);
+        }
+        self.set_aside(Some(id), &self.folders.eml(id), what, mend)?;
+        match is_there && !durable::exists(&to)? {
+            true => fs::rename(&from, &to).map_err(located),
+            false => durable::remove(&from),
+        }
     }
 
     /// Puts an entry some of whose targets failed into `failed/`.
@@ -88,7 +102,7 @@ fn report_of(path: &Path) -> PathBuf {
 
 fn failure_report(id: QueueId, shown: &str, state: &State) -> String {
     let mut text = format!(
-        "{shown} did not reach everybody, and nobody can be told: it is itself a report, or its sender had too many.\n\n"
+        "{shown} did not reach everybody, and nobody can be told: it has no sender, or one that was told too often of late.\n\n"
     );
     for target in &state.targets {
         let what = match target.status {

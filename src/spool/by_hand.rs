@@ -22,7 +22,7 @@ use nix::fcntl::AT_FDCWD;
 use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
 
-use super::listing::{Listed, Place};
+use super::listed::{Listed, Place};
 use super::state::{State, Status, Told};
 use super::sweep::names;
 use super::{Folders, eml, state_file};
@@ -157,7 +157,7 @@ fn requeue(folders: &Folders, listed: &Listed) -> io::Result<Done> {
 fn begun_anew(state: &State) -> Option<State> {
     let mut state = State { waited: Duration::ZERO, next_attempt: None, retry_in: Duration::ZERO, ..state.clone() };
     for target in state.targets.iter_mut().filter(|target| target.status == Status::Failed) {
-        (target.status, target.told) = (Status::Pending, Told::Nothing);
+        (target.status, target.gave_up, target.told) = (Status::Pending, false, Told::Nothing);
     }
     (state.is_pending() || state.targets.is_empty()).then_some(state)
 }
@@ -205,8 +205,8 @@ fn namesakes(folders: &Folders, listed: &Listed) -> io::Result<usize> {
 mod tests {
     use super::*;
     use crate::spool::Spool;
-    use crate::spool::listing;
     use crate::spool::selection::Selection;
+    use crate::spool::{listed, listing};
 
     const ID: &str = "0TQXGV0000001";
     const ENTRY: &str = "X-Sender: <a@b.org>\r\nX-Receiver: <c@d.org>\r\nSubject: x\r\n\r\nbody\r\n";
@@ -343,9 +343,9 @@ mod tests {
         let past = std::time::SystemTime::now() - Duration::from_secs(60);
         File::open(folders.queue.join(format!("{ID}.state"))).unwrap().set_modified(past).unwrap();
         File::open(folders.queue.join(format!("{ID}.eml"))).unwrap().set_modified(past).unwrap();
-        assert!(matches!(the_one(&folders).next, listing::Next::At(_)));
+        assert!(matches!(the_one(&folders).next, listed::Next::At(_)));
         assert_eq!(retry(&folders, &the_one(&folders)).unwrap(), Done::Changed);
-        assert_eq!(the_one(&folders).next, listing::Next::Now);
+        assert_eq!(the_one(&folders).next, listed::Next::Now);
         assert_eq!(fs::read_to_string(folders.queue.join(format!("{ID}.state"))).unwrap(), STATE);
     }
 

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use super::entry::{Entry, Unfit};
 use super::schedule::Round;
+use super::settlement::Settlement;
 use super::state::State;
+use super::whereabouts::Whereabouts;
 use super::{Spool, state_file};
 use crate::io::clock::Now;
 use crate::io::durable;
@@ -49,21 +51,6 @@ pub enum Renamed {
     Done,
     /// It has to be a copy.
     Impossible,
-}
-
-/// What an attempt came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settlement {
-    /// What became of each target.
-    pub state: State,
-    /// After how long what is pending is tried again.
-    pub retry: Duration,
-    /// The targets that had their turn, where a next hop had no room for the others: they are tried once it has.
-    pub broken_off: Option<Vec<usize>>,
-    /// Reports that were committed and not scheduled: they are delivered once this is on the disk.
-    pub reports: Vec<QueueId>,
-    /// Whether a report could not be queued: the entry waits for it, whatever became of its targets.
-    pub report_missing: bool,
 }
 
 impl Spool {
@@ -121,8 +108,8 @@ impl Spool {
             }
             Err(Unfit::Unreadable(error)) => return Err(error),
             Err(Unfit::WrongFormat(what)) => {
-                self.set_aside(Some(id), &self.folders.eml(id), &what, MEND_ENTRY)?;
-                self.forget_with_state(id);
+                self.set_aside_with_state(id, &what, MEND_ENTRY)?;
+                self.schedule().forget(id);
                 return Ok(None);
             }
         };
@@ -130,36 +117,40 @@ impl Spool {
         let mut state = match state_text.as_deref().map(str::parse::<State>).transpose() {
             Ok(state) => state,
             Err(error) => {
-                self.set_aside_with_state(id, &error.to_string())?;
+                self.set_state_aside(id, &error.to_string())?;
                 self.schedule().forget(id);
                 return Ok(None);
             }
         };
-        state.iter_mut().for_each(|state| self.confirm_reports(state));
+        state.iter_mut().try_for_each(|state| self.confirm_reports(state))?;
         let (asked, tried) = self.schedule().begin_attempt(id, Now::read().boot);
         Ok(Some(Claim { spool: self, id, entry, state, found_at_start, asked, tried, waited, state_text, open: true }))
     }
 
     /// Settles what the reports that were on their way have told, by whether they are in the queue.
-    pub(super) fn confirm_reports(&self, state: &mut State) {
+    pub(super) fn confirm_reports(&self, state: &mut State) -> io::Result<()> {
         let reports: Vec<QueueId> = state.reports().collect();
-        reports.into_iter().for_each(|report| state.confirm(report, self.is_entry(report)));
+        for report in reports {
+            state.confirm(report, self.is_entry(report)?);
+        }
+        Ok(())
     }
 
     /// Writes down what became of an entry and does what follows. An error leaves the outcome in memory.
     fn write_outcome(&self, id: QueueId, settlement: Settlement) -> io::Result<()> {
+        let begun = Now::read().boot;
         match self.try_write_outcome(id, &settlement) {
             Ok(Wrote::Waits) => {
-                self.wait_again(id, settlement.retry, settlement.broken_off);
-                // Moved between the look above and now, it was nobody's change by hand to notice.
-                if !self.folders.eml(id).exists() {
-                    self.gone(id);
-                }
+                // As the state says, however slow the disk: another time there would be a change by hand.
+                let left = settlement.retry.saturating_sub(Now::read().boot.saturating_sub(begun));
+                self.wait_again(id, left, settlement.broken_off);
             }
             Ok(Wrote::Left) => {
                 self.schedule().forget(id);
                 // Released while this was written, it was not news to the watch: it is now.
-                self.came(id)?;
+                if let Err(error) = self.came(id) {
+                    maillog::spool_error(Some(id), error);
+                }
             }
             Err(error) => {
                 if let Some(slot) = self.schedule().slot_mut(id) {
@@ -177,32 +168,62 @@ impl Spool {
     }
 
     fn try_write_outcome(&self, id: QueueId, settlement: &Settlement) -> io::Result<Wrote> {
-        let state = &settlement.state;
-        let text = state.to_string();
-        if !self.folders.eml(id).exists() {
-            if self.folders.hold.join(super::eml(id)).exists() {
-                let draft = self.folders.tmp.join(state_file(id));
-                durable::replace(&self.folders.hold.join(state_file(id)), &draft, text.as_bytes())?;
-                maillog::held(id);
-            } else {
-                maillog::removed(id, "by hand");
+        let text = settlement.state.to_string();
+        // A person may move the message between a look and what follows from it: then it is looked for again.
+        for _ in 0..LOOKS {
+            match self.whereabouts(id)? {
+                Whereabouts::Hold => {
+                    let draft = self.folders.tmp.join(state_file(id));
+                    durable::replace(&self.folders.hold.join(state_file(id)), &draft, text.as_bytes())?;
+                    maillog::held(id);
+                    durable::remove(&self.folders.state(id))?;
+                    return Ok(Wrote::Left);
+                }
+                Whereabouts::Nowhere => {
+                    maillog::removed(id, "by hand");
+                    durable::remove(&self.folders.state(id))?;
+                    return Ok(Wrote::Left);
+                }
+                Whereabouts::Queue if settlement.state.is_pending() || settlement.report_missing => {
+                    self.replace_state(id, &text)?;
+                    return Ok(Wrote::Waits);
+                }
+                Whereabouts::Queue => {
+                    if self.leave(id, &settlement.state)? {
+                        return Ok(Wrote::Left);
+                    }
+                }
             }
-            durable::remove(&self.folders.state(id))?;
-            return Ok(Wrote::Left);
         }
-        if state.is_pending() || settlement.report_missing {
-            self.replace_state(id, &text)?;
-            return Ok(Wrote::Waits);
-        }
+        Err(durable::located("settle", &self.folders.eml(id), io::ErrorKind::ResourceBusy.into()))
+    }
+
+    /// Takes a message out of the queue of which nothing is left to do. Says whether it was still there.
+    fn leave(&self, id: QueueId, state: &State) -> io::Result<bool> {
         if state.is_untold() {
-            self.fail(id, state)?;
-        } else {
-            durable::remove(&self.folders.eml(id))?;
+            match self.fail(id, state) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+                other => other?,
+            }
+        } else if durable::remove_if_there(&self.folders.eml(id))? {
             maillog::removed(id, "done");
+        } else {
+            return Ok(false);
         }
         durable::remove(&self.folders.state(id))?;
-        self.removals_unsynced.store(true, std::sync::atomic::Ordering::Release);
-        Ok(Wrote::Left)
+        self.note_removal();
+        Ok(true)
+    }
+
+    /// At the end of the server: outcomes that could not be written so far, tried once more.
+    pub fn write_unwritten(&self) {
+        let ids = self.schedule().unwritten();
+        for id in ids {
+            let unwritten = self.schedule().slot_mut(id).and_then(|slot| slot.unwritten.take());
+            if let Some(Err(error)) = unwritten.map(|settlement| self.write_outcome(id, *settlement)) {
+                maillog::spool_error(Some(id), error);
+            }
+        }
     }
 
     fn give_back(&self, id: QueueId, after: Duration) {
@@ -216,6 +237,8 @@ impl Spool {
             Some(tried) => self.schedule().park(id, Round { tried, next }, now),
             None => self.schedule().give_back(id, next, now),
         }
+        // Moved while it was claimed, it was nobody's change by hand to notice.
+        self.look_again(id);
         self.changed.notify_one();
     }
 
@@ -234,6 +257,9 @@ impl Spool {
     }
 }
 
+/// How often a message is looked for that someone moves to and fro.
+const LOOKS: usize = 10;
+
 enum Wrote {
     Waits,
     Left,
@@ -251,8 +277,12 @@ impl Claim<'_> {
         self.waited
     }
 
-    /// Writes down the targets, before the first attempt. From here on they are never resolved again.
+    /// Writes down what is known of the targets while the attempt goes on. From here on they are never resolved again. An
+    /// error too where a person has edited the state meanwhile: the attempt must end, for settling it minds the edit.
     pub fn record(&mut self, state: &State) -> io::Result<()> {
+        if self.edited_state().is_some() {
+            return Err(io::Error::other("the state was edited during the attempt, which ends here"));
+        }
         let text = state.to_string();
         self.spool.replace_state(self.id, &text)?;
         self.state_text = Some(text);
@@ -291,6 +321,8 @@ impl Claim<'_> {
         state.retry_in = settlement.retry;
         if let Some(edited) = self.edited_state() {
             *state = state.merged_into(edited);
+            // What a person gave up is told at the next attempt.
+            settlement.report_missing |= !state.is_pending() && state.is_untold();
             // The places of its targets may be others now.
             settlement.broken_off = settlement.broken_off.map(|_| Vec::new());
         }
@@ -342,7 +374,13 @@ pub(super) fn read_state(path: &Path) -> io::Result<Option<String>> {
     }
     match table::read(path, limits::STATE_FILE) {
         Ok(text) => Ok(text),
+        Err(_) if path.metadata().is_ok_and(|metadata| metadata.len() > limits::STATE_FILE) => {
+            Ok(Some("longer than a state may be".to_owned()))
+        }
         Err(error) if error.line.is_some() => Ok(Some("not UTF-8".to_owned())),
         Err(error) => Err(io::Error::other(error.to_string())),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -27,6 +27,7 @@
 //! | `aside` | `failed/` and its reports |
 //! | `sweep` | what is done once at start |
 //! | `watch` | what a person changed by hand |
+//! | `whereabouts` | in which folder a message is |
 //! | `listing` | the queue as its files tell it, without a server |
 //! | `selection` | which messages a person means |
 //! | `by_hand` | what a person may do to a message, as a verb does it |
@@ -39,13 +40,16 @@ pub mod by_hand;
 mod claim;
 mod draft;
 mod entry;
+pub mod listed;
 pub mod listing;
 mod pickup;
 mod schedule;
 pub mod selection;
+mod settlement;
 pub mod state;
 mod sweep;
 mod watch;
+mod whereabouts;
 mod writer;
 
 use std::fs::{File, TryLockError};
@@ -58,11 +62,12 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-pub use claim::{Claim, Renamed, Settlement};
+pub use claim::{Claim, Renamed};
 pub use draft::Draft;
 pub use entry::{Entry, Unfit};
 pub use pickup::Pickup;
 pub use selection::Selection;
+pub use settlement::Settlement;
 pub use watch::Watch;
 pub use writer::Writer;
 
@@ -81,7 +86,8 @@ pub struct Spool {
     schedule: Mutex<Schedule>,
     changed: Condvar,
     stopping: AtomicBool,
-    removals_unsynced: AtomicBool,
+    /// Whether removals are not durable yet; held while they are made so.
+    removals_unsynced: Mutex<bool>,
     work: Sender<Work>,
     /// Held for as long as the spool is open; a second server finds it taken.
     _lock: File,
@@ -175,7 +181,7 @@ impl Spool {
             schedule: Mutex::default(),
             changed: Condvar::new(),
             stopping: AtomicBool::new(false),
-            removals_unsynced: AtomicBool::new(false),
+            removals_unsynced: Mutex::new(false),
             work,
             _lock: lock,
         };

@@ -7,20 +7,32 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use super::claim::Settlement;
+use super::settlement::Settlement;
 use crate::mail::queue_id::QueueId;
 
 /// The entries of the queue and when each is due.
 #[derive(Debug, Default)]
 pub struct Schedule {
     slots: HashMap<QueueId, Slot>,
-    due: BTreeSet<(Duration, QueueId)>,
+    /// Those that were never tried, and those that were: they are claimed in turn, so that no backlog stands before new
+    /// mail.
+    due: [BTreeSet<(Duration, QueueId)>; 2],
+    /// Which of both has the next turn.
+    turn: usize,
 }
 
+/// The places in [`Schedule::due`].
+const NEW: usize = 0;
+const TRIED: usize = 1;
+
 /// What is known of one entry.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Slot {
     phase: Phase,
+    /// Whether it was tried, or stood in the queue when the server started.
+    is_tried: bool,
+    /// What the server wrote into the state file last, as a number: no change by hand.
+    pub own_state: Option<u64>,
     /// How long it had waited at `since`.
     waited: Duration,
     since: Duration,
@@ -43,39 +55,65 @@ pub struct Round {
     pub next: Duration,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    #[default]
     Committing,
     Waiting(Duration),
     Claimed {
+        /// Someone asked for another attempt meanwhile.
         touched: bool,
+        /// A next hop has room again, if that is what it is going to wait for.
+        woken: bool,
     },
 }
 
 impl Slot {
+    fn new(is_tried: bool) -> Slot {
+        Slot {
+            phase: Phase::Committing,
+            is_tried,
+            own_state: None,
+            waited: Duration::ZERO,
+            since: Duration::ZERO,
+            found_at_start: false,
+            unwritten: None,
+            asked: false,
+            round: None,
+        }
+    }
+
+    fn lane(&self) -> usize {
+        if self.is_tried { TRIED } else { NEW }
+    }
+
     /// How long this host has seen the entry wait.
     pub fn waited(&self, now: Duration) -> Duration {
-        self.waited + now.saturating_sub(self.since)
+        self.waited.saturating_add(now.saturating_sub(self.since))
     }
 }
 
 impl Schedule {
     /// Makes the entry known before its file gets its name, so that nobody takes that for a change by hand.
     pub fn announce(&mut self, id: QueueId) {
-        self.slots.insert(id, Slot::default());
+        self.slots.insert(id, Slot::new(false));
     }
 
     /// Lets the entry be claimed from `due` on. `waited` is how long it has waited until `now`.
     pub fn wait(&mut self, id: QueueId, due: Duration, waited: Duration, now: Duration) {
-        let slot = self.slots.entry(id).or_default();
-        if let Phase::Waiting(before) = slot.phase {
-            self.due.remove(&(before, id));
-        }
-        slot.phase = Phase::Waiting(due);
+        let slot = self.slots.entry(id).or_insert_with(|| Slot::new(true));
         slot.round = None;
         (slot.waited, slot.since) = (waited, now);
-        self.due.insert((due, id));
+        self.move_to(id, due);
+    }
+
+    /// Lets an entry that is known be claimed from `due` on.
+    fn move_to(&mut self, id: QueueId, due: Duration) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        if let Phase::Waiting(before) = slot.phase {
+            self.due[slot.lane()].remove(&(before, id));
+        }
+        slot.phase = Phase::Waiting(due);
+        self.due[slot.lane()].insert((due, id));
     }
 
     /// What is known of an entry.
@@ -93,39 +131,60 @@ impl Schedule {
         self.slots.get(&id).is_some_and(|slot| matches!(slot.phase, Phase::Waiting(_)))
     }
 
-    /// Claims the entry that has been due for longest, if one is due.
+    /// Claims an entry that is due: that which has been so for longest, of those never tried and of the others in turn.
     pub fn claim(&mut self, now: Duration) -> Option<QueueId> {
-        let &(due, id) = self.due.first()?;
-        if due > now {
-            return None;
-        }
-        self.due.pop_first();
-        self.slots.get_mut(&id)?.phase = Phase::Claimed { touched: false };
+        let is_due = |lane: &usize| self.due[*lane].first().is_some_and(|(due, _)| *due <= now);
+        let lane = [self.turn, 1 - self.turn].into_iter().find(is_due)?;
+        self.turn = 1 - lane;
+        let (_, id) = self.due[lane].pop_first()?;
+        let slot = self.slots.get_mut(&id)?;
+        slot.phase = Phase::Claimed { touched: false, woken: false };
+        slot.is_tried = true;
         Some(id)
     }
 
     /// Makes the entry due now, or as soon as the attempt under way is over, because someone asked for it. Says whether
     /// the entry is known.
     pub fn touch(&mut self, id: QueueId, now: Duration) -> bool {
-        if let Some(slot) = self.slots.get_mut(&id) {
-            slot.asked = true;
-        }
-        self.wake(id, now)
-    }
-
-    /// As [`Schedule::touch`], because a next hop has room again.
-    pub fn wake(&mut self, id: QueueId, now: Duration) -> bool {
         let Some(slot) = self.slots.get_mut(&id) else { return false };
+        slot.asked = true;
         match &mut slot.phase {
             Phase::Committing => {}
-            Phase::Claimed { touched } => *touched = true,
+            Phase::Claimed { touched, .. } => *touched = true,
             Phase::Waiting(due) => {
-                self.due.remove(&(*due, id));
-                *due = now.min(*due);
-                self.due.insert((*due, id));
+                let due = now.min(*due);
+                self.move_to(id, due);
             }
         }
         true
+    }
+
+    /// Goes on with an entry whose round was broken off, because a next hop has room again; or is about to be, if it is
+    /// claimed. Says whether there is such an entry.
+    pub fn wake(&mut self, id: QueueId, now: Duration) -> bool {
+        let Some(slot) = self.slots.get_mut(&id) else { return false };
+        match &mut slot.phase {
+            Phase::Claimed { woken, .. } => *woken = true,
+            Phase::Waiting(due) if slot.round.is_some() => {
+                let due = now.min(*due);
+                self.move_to(id, due);
+            }
+            // It waits for something else.
+            Phase::Waiting(_) | Phase::Committing => return false,
+        }
+        true
+    }
+
+    /// Has an outcome that is not on the disk yet written down now.
+    pub fn write_now(&mut self, id: QueueId, now: Duration) {
+        if self.slots.get(&id).is_some_and(|slot| matches!(slot.phase, Phase::Waiting(_))) {
+            self.move_to(id, now);
+        }
+    }
+
+    /// The entries with outcomes that are not on the disk yet.
+    pub fn unwritten(&self) -> Vec<QueueId> {
+        self.slots.iter().filter(|(_, slot)| slot.unwritten.is_some()).map(|(id, _)| *id).collect()
     }
 
     /// Whether someone asked for the attempt that begins now, and which targets had their turn in its round.
@@ -151,7 +210,7 @@ impl Schedule {
     /// Ends a claim: the entry waits until `due`, or is due now if it was touched meanwhile.
     pub fn give_back(&mut self, id: QueueId, due: Duration, now: Duration) {
         let Some(slot) = self.slots.get(&id) else { return };
-        let due = if slot.phase == (Phase::Claimed { touched: true }) { now } else { due };
+        let due = if matches!(slot.phase, Phase::Claimed { touched: true, .. }) { now } else { due };
         let waited = slot.waited(now);
         self.wait(id, due, waited, now);
     }
@@ -159,7 +218,8 @@ impl Schedule {
     /// As [`Schedule::give_back`], in the middle of a round: the entry is woken once a next hop has room, or is due when
     /// the next round begins.
     pub fn park(&mut self, id: QueueId, round: Round, now: Duration) {
-        self.give_back(id, round.next, now);
+        let is_woken = self.slots.get(&id).is_some_and(|slot| matches!(slot.phase, Phase::Claimed { woken: true, .. }));
+        self.give_back(id, if is_woken { now } else { round.next }, now);
         if let Some(slot) = self.slots.get_mut(&id) {
             slot.round = Some(Box::new(round));
         }
@@ -169,14 +229,14 @@ impl Schedule {
     pub fn forget(&mut self, id: QueueId) -> bool {
         let Some(slot) = self.slots.remove(&id) else { return false };
         if let Phase::Waiting(due) = slot.phase {
-            self.due.remove(&(due, id));
+            self.due[slot.lane()].remove(&(due, id));
         }
         true
     }
 
     /// When the next entry is due.
     pub fn next_due(&self) -> Option<Duration> {
-        self.due.first().map(|(due, _)| *due)
+        self.due.iter().filter_map(|lane| lane.first().map(|(due, _)| *due)).min()
     }
 
     /// How many entries are known.
@@ -186,7 +246,7 @@ impl Schedule {
 
     /// The entries that wait.
     pub fn waiting(&self) -> impl Iterator<Item = QueueId> {
-        self.due.iter().map(|(_, id)| *id)
+        self.due.iter().flatten().map(|(_, id)| *id)
     }
 }
 
@@ -267,6 +327,34 @@ mod tests {
         let mut over = parked();
         assert_eq!(over.claim(at(300)), Some(id(1)));
         assert_eq!(over.begin_attempt(id(1), at(300)), (false, vec![]));
+    }
+
+    #[test]
+    fn new_mail_and_a_backlog_have_their_turns() {
+        let mut schedule = Schedule::default();
+        for number in 1..=4 {
+            schedule.wait(id(number), at(0), at(0), at(0));
+        }
+        for number in 5..=6 {
+            schedule.announce(id(number));
+            schedule.wait(id(number), at(9), at(0), at(9));
+        }
+        let claimed: Vec<QueueId> = (0..6).filter_map(|_| schedule.claim(at(9))).collect();
+        assert_eq!(claimed, [5, 1, 6, 2, 3, 4].map(id));
+        schedule.give_back(id(5), at(10), at(9));
+        assert_eq!((schedule.next_due(), schedule.claim(at(10))), (Some(at(10)), Some(id(5))));
+    }
+
+    #[test]
+    fn only_who_waits_for_room_is_woken() {
+        let mut schedule = Schedule::default();
+        schedule.wait(id(1), at(0), at(0), at(0));
+        schedule.claim(at(0));
+        assert!(schedule.wake(id(1), at(1)), "it may be about to wait for it");
+        schedule.give_back(id(1), at(300), at(1));
+        assert_eq!(schedule.claim(at(2)), None, "but it does not");
+        assert!(!schedule.wake(id(1), at(2)) && !schedule.wake(id(2), at(2)));
+        assert_eq!(schedule.claim(at(3)), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::str::FromStr;
 
-use super::listing::Listed;
+use super::listed::Listed;
 use crate::mail::address::{Address, Host, ReversePath};
 use crate::mail::queue_id::QueueId;
 
@@ -146,7 +146,7 @@ impl FromStr for Whom {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spool::listing::{Next, Place};
+    use crate::spool::listed::{Next, Place};
     use crate::spool::state::{State, Target, Via};
     use proptest::prelude::*;
     use std::path::PathBuf;

@@ -16,7 +16,7 @@
 //! Reported: no
 //! ```
 //!
-//! Spans are seconds. Pure: parsing what was printed gives the same state. What can't be read is a [`StateError`] that
+//! Spans are seconds, and none is longer than [`limits::SPAN`]. Pure: parsing what was printed gives the same state. What can't be read is a [`StateError`] that
 //! names its line.
 
 use std::fmt::{self, Write};
@@ -24,7 +24,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::io::clock;
+use crate::limits;
 use crate::mail::address::{Address, ReversePath};
+use crate::mail::envelope::Envelope;
 use crate::mail::queue_id::QueueId;
 
 /// All that is known of a message besides its file.
@@ -55,6 +57,8 @@ pub struct Target {
     pub reverse_path: ReversePath,
     /// What became of it.
     pub status: Status,
+    /// Whether it failed because it had waited for too long.
+    pub gave_up: bool,
     /// The last reply, in one line.
     pub reply: Option<String>,
     /// Who gave it; `None` for this host.
@@ -226,22 +230,30 @@ impl Target {
             recipient,
             reverse_path,
             status: Status::Pending,
+            gave_up: false,
             reply: None,
             host: None,
             when: None,
             told: Told::Nothing,
         }
     }
+
+    /// Whether a list sends it: with its owner as the sender, it is a message of its own (RFC 3461 §5.2.7.3), and the
+    /// owner hears of what fails.
+    pub fn is_of_list(&self, envelope: &Envelope) -> bool {
+        self.reverse_path != envelope.reverse_path
+    }
 }
 
 impl fmt::Display for State {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(out, "Attempts: {}", self.attempts)?;
-        writeln!(out, "Waited: {}", self.waited.as_secs())?;
+        let seconds = |span: Duration| span.min(limits::SPAN).as_secs();
+        writeln!(out, "Waited: {}", seconds(self.waited))?;
         if let Some(next) = self.next_attempt {
             writeln!(out, "Next-Attempt: {}", clock::rfc3339(next))?;
         }
-        writeln!(out, "Retry-In: {}", self.retry_in.as_secs())?;
+        writeln!(out, "Retry-In: {}", seconds(self.retry_in))?;
         self.targets.iter().try_for_each(|target| write!(out, "\n{target}"))
     }
 }
@@ -253,6 +265,9 @@ impl fmt::Display for Target {
         writeln!(out, "Recipient: {}", self.recipient)?;
         writeln!(out, "Reverse-Path: {}", self.reverse_path)?;
         writeln!(out, "Status: {}", self.status.name())?;
+        if self.gave_up {
+            writeln!(out, "Gave-Up: yes")?;
+        }
         if let Some(reply) = &self.reply {
             writeln!(out, "Reply: {}", OneLine(reply))?;
         }
@@ -300,7 +315,11 @@ impl FromStr for State {
 }
 
 fn set_of_state(state: &mut State, name: &str, value: &str) -> Result<(), &'static str> {
-    let seconds = || value.parse().map(Duration::from_secs).map_err(|_| "this is a number of seconds");
+    let seconds = || match value.parse().map(Duration::from_secs) {
+        Ok(span) if span <= limits::SPAN => Ok(span),
+        Ok(_) => Err("this is more than ten years, in seconds"),
+        Err(_) => Err("this is a number of seconds"),
+    };
     match name {
         "attempts" => state.attempts = value.parse().map_err(|_| "this is a number")?,
         "waited" => state.waited = seconds()?,
@@ -322,6 +341,7 @@ fn set_of_target(target: &mut Target, name: &str, value: &str) -> Result<(), &'s
         "status" => {
             target.status = by_name(&Status::NAMES, value).ok_or("Status is pending, delivered or failed")?;
         }
+        "gave-up" => target.gave_up = by_name(&[("yes", true), ("no", false)], value).ok_or("Gave-Up is yes or no")?,
         "reply" => target.reply = Some(value.to_owned()),
         "host" => target.host = Some(value.to_owned()),
         "when" => target.when = Some(clock::parse_rfc3339(value).ok_or("write the time like 2026-11-23T15:36:51Z")?),
@@ -346,16 +366,26 @@ mod tests {
         for (text, line) in [
             ("Attempts: x", 1),
             ("Attempts: 1\nno colon", 2),
+            ("Attempts: 1\nWaited: 315360001", 2),
+            ("Retry-In: 18446744073709551615", 1),
             ("Next-Attempt: tomorrow", 1),
             ("Status: pending", 1),
             ("\nTarget: nobody", 2),
             ("Target: a@b.org\nStatus: lost", 2),
             ("Target: a@b.org\nVia: pigeon", 2),
             ("Target: a@b.org\nReported: perhaps", 2),
+            ("Target: a@b.org\nGave-Up: perhaps", 2),
             ("Target: a@b.org\nWaited: 1", 2),
         ] {
             assert_eq!(text.parse::<State>().unwrap_err().line, line, "{text}");
         }
+    }
+
+    #[test]
+    fn no_span_is_printed_that_can_not_be_read() {
+        let state = State { waited: Duration::MAX, retry_in: limits::SPAN.mul_f64(1.1), ..State::default() };
+        let read: State = state.to_string().parse().unwrap();
+        assert_eq!((read.waited, read.retry_in), (limits::SPAN, limits::SPAN));
     }
 
     #[test]
@@ -400,11 +430,12 @@ mod tests {
     proptest! {
         #[test]
         fn what_was_printed_is_read_again(
-            attempts: u32, waited in 0..1u64 << 40, next in prop::option::of(0..4_000_000_000u64),
+            attempts: u32, waited in 0..=limits::SPAN.as_secs(), next in prop::option::of(0..4_000_000_000u64),
             targets in prop::collection::vec(("[ -~]{1,20}", 0..3usize, any::<bool>(), prop::option::of("[!-~]( ?[!-~]){0,30}")), 0..4),
         ) {
             let targets = targets.into_iter().map(|(local, status, flag, reply)| Target {
                 status: Status::NAMES[status].1,
+                gave_up: flag,
                 via: Via::NAMES[usize::from(flag)].1,
                 told: [Told::Nothing, Told::Late, Told::End, Told::By(QueueId::after(None, Duration::from_secs(waited), 7))][status + usize::from(flag)],
                 host: reply.clone(),

@@ -11,8 +11,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::claim::read_state;
+use super::settlement::Settlement;
 use super::state::State;
-use super::{Spool, eml, state_file};
+use super::whereabouts::Whereabouts;
+use super::{Spool, state_file};
 use crate::io::clock::Now;
 use crate::io::durable;
 use crate::mail::queue_id::QueueId;
@@ -61,9 +63,16 @@ impl Spool {
         self.see_other_ids()?;
         let mut with_state: std::collections::HashSet<QueueId> = states.iter().copied().collect();
         with_state.extend(self.bring_back_states()?);
-        with_state.iter().try_for_each(|&id| self.finish_reports(id))?;
+        let mut postponed = std::collections::HashSet::new();
+        for &id in &with_state {
+            postponed.extend(self.finish_reports(id)?);
+        }
         for &id in &entries {
-            self.schedule_found(id, with_state.contains(&id));
+            if postponed.contains(&id) {
+                self.schedule().announce(id);
+            } else {
+                self.schedule_found(id, with_state.contains(&id));
+            }
         }
         for id in states.into_iter().filter(|&id| !self.schedule().knows(id)) {
             self.follow_with_state(id)?;
@@ -98,7 +107,9 @@ impl Spool {
     /// crash may not be durable yet.
     fn clear_taken_drops(&self) -> io::Result<()> {
         for name in names(&self.folders.drop)? {
-            if taken_as(&name).is_some_and(|id| self.is_entry(id)) {
+            if let Some(id) = taken_as(&name)
+                && self.is_entry(id)?
+            {
                 durable::remove(&self.folders.drop.join(&name))?;
             }
         }
@@ -106,22 +117,27 @@ impl Spool {
     }
 
     /// A report that was on its way when the server ended: if it got into the queue, that is written down before it can be
-    /// delivered and be gone. This comes before anything is scheduled.
-    fn finish_reports(&self, id: QueueId) -> io::Result<()> {
+    /// delivered and be gone. This comes before anything is scheduled. Returns the reports that have to wait, because that
+    /// can't be written now: the entry that they are about is settled first.
+    fn finish_reports(&self, id: QueueId) -> io::Result<Vec<QueueId>> {
         let path = self.folders.state(id);
         let text = read_state(&path).ok().flatten();
-        let Some(mut state) = text.and_then(|text| text.parse::<State>().ok()) else { return Ok(()) };
-        if state.reports().next().is_none() {
-            return Ok(());
+        let Some(mut state) = text.and_then(|text| text.parse::<State>().ok()) else { return Ok(Vec::new()) };
+        let reports: Vec<QueueId> = state.reports().collect();
+        if reports.is_empty() {
+            return Ok(reports);
         }
-        self.confirm_reports(&mut state);
-        durable::replace(&path, &self.folders.tmp.join(state_file(id)), state.to_string().as_bytes())
-    }
-
-    /// Whether there is a message of this id, in the queue or set aside.
-    pub(super) fn is_entry(&self, id: QueueId) -> bool {
-        let folders = [&self.folders.queue, &self.folders.hold, &self.folders.failed];
-        folders.iter().any(|folder| folder.join(eml(id)).exists())
+        self.confirm_reports(&mut state)?;
+        let written = durable::replace(&path, &self.folders.tmp.join(state_file(id)), state.to_string().as_bytes());
+        let Err(error) = written else { return Ok(Vec::new()) };
+        maillog::spool_error(Some(id), error);
+        self.schedule_found(id, true);
+        let (retry, _) = self.wait_by_state(id);
+        let settlement = Settlement { state, retry, broken_off: None, reports: reports.clone(), report_missing: false };
+        if let Some(slot) = self.schedule().slot_mut(id) {
+            slot.unwritten = Some(Box::new(settlement));
+        }
+        Ok(reports)
     }
 
     /// New ids are later than those in the other folders too, or a file moved back could meet its namesake.
@@ -142,7 +158,7 @@ impl Spool {
         let (wait, waited) = if has_state { self.wait_by_state(id) } else { (Duration::ZERO, Duration::ZERO) };
         let now = Now::read().boot;
         let mut schedule = self.schedule();
-        schedule.wait(id, now + wait, waited, now);
+        schedule.wait(id, now.saturating_add(wait), waited, now);
         if let Some(slot) = schedule.slot_mut(id) {
             slot.found_at_start = true;
         }
@@ -161,19 +177,17 @@ impl Spool {
 
     /// S4: the message has left `queue/`; its state follows it to `hold/`, or goes.
     pub(super) fn follow_with_state(&self, id: QueueId) -> io::Result<()> {
-        let (queue, hold) = (&self.folders.queue, &self.folders.hold);
-        // A person may move it between two looks.
-        match [hold, queue, hold].into_iter().find(|folder| folder.join(eml(id)).exists()) {
-            Some(folder) if folder == hold => self.move_state(id, queue, hold),
-            Some(_) => Ok(()),
-            None => durable::remove(&self.folders.state(id)),
+        match self.whereabouts(id)? {
+            Whereabouts::Hold => self.move_state(id, &self.folders.queue, &self.folders.hold),
+            Whereabouts::Queue => Ok(()),
+            Whereabouts::Nowhere => durable::remove(&self.folders.state(id)),
         }
     }
 
     /// S5: messages that were moved back while no server ran. Without their states they would go to everybody again.
     fn bring_back_states(&self) -> io::Result<Vec<QueueId>> {
         let states = names(&self.folders.hold)?.into_iter().filter_map(|name| match named(&name) {
-            Named::State(id) if !self.folders.state(id).exists() => Some(id),
+            Named::State(id) => Some(id),
             _ => None,
         });
         states.filter_map(|id| self.bring_back_state(id).map(|moved| moved.then_some(id)).transpose()).collect()
@@ -182,8 +196,8 @@ impl Spool {
     /// Moves the state of a message from `hold/` to `queue/` if the message was. Says whether it did.
     pub(super) fn bring_back_state(&self, id: QueueId) -> io::Result<bool> {
         let (queue, hold) = (&self.folders.queue, &self.folders.hold);
-        let is_in = |folder: &Path| folder.join(eml(id)).exists();
-        let to_move = hold.join(state_file(id)).exists() && !is_in(hold) && is_in(queue);
+        // Where both folders have one, a crash kept the older one in queue/ from being removed.
+        let to_move = durable::exists(&hold.join(state_file(id)))? && self.whereabouts(id)? == Whereabouts::Queue;
         if to_move {
             self.move_state(id, hold, queue)?;
         }

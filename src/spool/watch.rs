@@ -10,14 +10,15 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent};
 
+use super::Spool;
 use super::sweep::{Named, named, names};
-use super::{Spool, eml};
+use super::whereabouts::Whereabouts;
 use crate::io::clock::Now;
 use crate::io::durable;
 use crate::limits;
@@ -83,23 +84,15 @@ impl Watch {
         Ok(Watch { events: Events::of(&spool.folders.queue, flags)? })
     }
 
-    /// Watches until the spool is stopped. `each_second` is called about as often.
-    pub fn run(self, spool: &Spool, each_second: impl Fn()) {
-        // What came between the sweep and the first event, or while this thread was begun again.
-        if let Err(error) = spool.rescan() {
-            maillog::spool_error(None, error);
-        }
+    /// Watches until the spool is stopped. `each_second` is called about as often. It begins with what events can't tell.
+    pub fn run(&self, spool: &Spool, each_second: impl Fn()) {
         let mut ticked = Now::read().boot;
-        let mut foreign = HashMap::new();
+        let mut foreign = Foreign::default();
+        // What came between the sweep and the first event, or before a panic that this thread was begun again after.
+        foreign.notice(spool, Change::Lost);
         while !spool.is_stopping() {
             for change in self.events.next(limits::WATCH) {
-                if let Change::File(name, _) = &change
-                    && matches!(named(name), Named::Foreign)
-                {
-                    foreign.entry(name.clone()).or_insert_with(|| Now::read().boot);
-                } else if let Err(error) = spool.notice(change) {
-                    maillog::spool_error(None, error);
-                }
+                foreign.notice(spool, change);
             }
             let now = Now::read().boot;
             if now.saturating_sub(ticked) >= limits::WATCH {
@@ -108,35 +101,68 @@ impl Watch {
                 maillog::flush();
                 maillog::reopen_if_moved();
                 each_second();
-                foreign.retain(|name, since| {
-                    let is_new = now.saturating_sub(*since) < limits::FOREIGN_FILE;
-                    if !is_new {
-                        spool.set_foreign_aside(name);
-                    }
-                    is_new
-                });
+                foreign.set_aside(spool, now);
             }
         }
+    }
+}
+
+/// Files that are no entries, and since when they stand in `queue/`.
+#[derive(Default)]
+struct Foreign(HashMap<OsString, Duration>);
+
+impl Foreign {
+    /// Lets the spool see a change, and remembers what is no entry.
+    fn notice(&mut self, spool: &Spool, change: Change) {
+        let noticed = match change {
+            Change::File(name, _) if matches!(named(&name), Named::Foreign) => {
+                self.0.entry(name).or_insert_with(|| Now::read().boot);
+                Ok(())
+            }
+            Change::File(name, what) => spool.notice(&name, what),
+            Change::Lost => spool.rescan().map(|found| {
+                found.into_iter().for_each(|name| _ = self.0.entry(name).or_insert_with(|| Now::read().boot));
+            }),
+        };
+        if let Err(error) = noticed {
+            maillog::spool_error(None, error);
+        }
+    }
+
+    /// Those that stand there for long enough are no editor's.
+    fn set_aside(&mut self, spool: &Spool, now: Duration) {
+        self.0.retain(|name, since| {
+            let is_new = now.saturating_sub(*since) < limits::FOREIGN_FILE;
+            if !is_new {
+                spool.set_foreign_aside(name);
+            }
+            is_new
+        });
     }
 }
 
 impl Spool {
     /// Makes removals durable that are not yet.
     pub fn sync_removals(&self) {
-        if self.removals_unsynced.swap(false, Ordering::AcqRel)
+        // Held for as long as it takes: whoever comes meanwhile must not go on before it is done.
+        let mut unsynced = self.removals_unsynced.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::take(&mut *unsynced)
             && let Err(error) = durable::sync_dir(&self.folders.queue)
         {
             maillog::spool_error(None, error);
         }
     }
 
-    fn notice(&self, change: Change) -> io::Result<()> {
-        let Change::File(name, what) = change else { return self.rescan() };
+    pub(super) fn note_removal(&self) {
+        *self.removals_unsynced.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+
+    fn notice(&self, name: &OsString, what: AddWatchFlags) -> io::Result<()> {
         let came = what.intersects(AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CLOSE_WRITE);
         let went = what.intersects(AddWatchFlags::IN_MOVED_FROM | AddWatchFlags::IN_DELETE);
-        match named(&name) {
+        match named(name) {
             Named::Eml(id) if went => {
-                if self.schedule().is_waiting(id) && !self.folders.eml(id).exists() {
+                if self.schedule().is_waiting(id) && !durable::exists(&self.folders.eml(id))? {
                     self.gone(id);
                 }
                 Ok(())
@@ -151,32 +177,42 @@ impl Spool {
         }
     }
 
-    /// Compares the folder with the schedule.
-    fn rescan(&self) -> io::Result<()> {
+    /// Compares the folder with the schedule. Returns the names of what is no entry.
+    fn rescan(&self) -> io::Result<Vec<OsString>> {
+        let mut foreign = Vec::new();
         for name in names(&self.folders.queue)? {
-            if let Named::Eml(id) = named(&name) {
-                self.came(id)?;
+            match named(&name) {
+                Named::Eml(id) => self.came(id)?,
+                Named::Foreign => foreign.push(name),
+                Named::State(_) | Named::Hidden => {}
             }
         }
         let waiting: Vec<QueueId> = self.schedule().waiting().collect();
         for id in waiting {
-            if !self.folders.eml(id).exists() && self.schedule().is_waiting(id) {
+            if !durable::exists(&self.folders.eml(id))? && self.schedule().is_waiting(id) {
                 self.gone(id);
             }
         }
-        Ok(())
+        Ok(foreign)
     }
 
     /// Someone put a message into `queue/`; if it came from `hold/`, its state comes along.
     pub(super) fn came(&self, id: QueueId) -> io::Result<()> {
-        if self.schedule().knows(id) || !self.folders.eml(id).exists() {
+        if self.schedule().knows(id) || !durable::exists(&self.folders.eml(id))? {
             return Ok(());
         }
         self.saw_id(id);
         self.bring_back_state(id)?;
         let (wait, waited) = self.wait_by_state(id);
         let now = Now::read().boot;
-        self.schedule().wait(id, now + wait, waited, now);
+        {
+            let mut schedule = self.schedule();
+            // Another thread may have seen it meanwhile, and may be delivering it.
+            if schedule.knows(id) {
+                return Ok(());
+            }
+            schedule.wait(id, now.saturating_add(wait), waited, now);
+        }
         maillog::released(id, wait);
         self.changed.notify_one();
         Ok(())
@@ -184,16 +220,39 @@ impl Spool {
 
     /// A message that was on the schedule is not in `queue/` any more.
     pub(super) fn gone(&self, id: QueueId) {
-        if !self.schedule().forget(id) {
-            return;
+        {
+            let mut schedule = self.schedule();
+            if schedule.slot_mut(id).is_some_and(|slot| slot.unwritten.is_some()) {
+                // What became of it is not on the disk yet: whoever claims it writes it to where the message is.
+                schedule.write_now(id, Now::read().boot);
+                self.changed.notify_one();
+                return;
+            }
+            if !schedule.forget(id) {
+                return;
+            }
         }
-        if self.folders.hold.join(eml(id)).exists() {
-            maillog::held(id);
-        } else {
-            maillog::removed(id, "by hand");
-        }
-        if let Err(error) = self.follow_with_state(id) {
+        let followed = self.whereabouts(id).and_then(|place| {
+            match place {
+                Whereabouts::Hold => maillog::held(id),
+                Whereabouts::Nowhere => maillog::removed(id, "by hand"),
+                // It is back already.
+                Whereabouts::Queue => return self.came(id),
+            }
+            self.follow_with_state(id)
+        });
+        if let Err(error) = followed {
             maillog::spool_error(Some(id), error);
+        }
+    }
+
+    /// Whether the entry that was just given back was moved or removed meanwhile, when that was nobody's change to notice.
+    pub(super) fn look_again(&self, id: QueueId) {
+        match durable::exists(&self.folders.eml(id)) {
+            Ok(true) => {}
+            Ok(false) if self.schedule().is_waiting(id) => self.gone(id),
+            Ok(false) => {}
+            Err(error) => maillog::spool_error(Some(id), error),
         }
     }
 
@@ -212,12 +271,12 @@ impl Spool {
 
     /// The server writes states only while it holds the entry, and what it wrote says what it scheduled.
     fn edited(&self, id: QueueId) {
-        if !self.schedule().is_waiting(id) {
+        if !self.schedule().is_waiting(id) || self.is_own_state(id) {
             return;
         }
         let (wait, waited) = self.wait_by_state(id);
         let now = Now::read().boot;
-        if self.schedule().reschedule(id, now + wait, waited, now) {
+        if self.schedule().reschedule(id, now.saturating_add(wait), waited, now) {
             maillog::rescheduled(id, "edited", wait);
             self.changed.notify_one();
         }
@@ -227,7 +286,64 @@ impl Spool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
     use std::fs;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    const ENTRY: &str = "X-Sender: <a@far.example>\r\nX-Receiver: <b@far.example>\r\n\r\n";
+    const OLD: &str = "0TQXGV0000001";
+    const NEW: &str = "0TQXGV0000002";
+
+    /// A spool with one entry, and its queue.
+    fn spool() -> (tempfile::TempDir, Spool, std::path::PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let queue = folder.path().join("queue");
+        fs::create_dir(&queue).unwrap();
+        fs::write(queue.join(format!("{OLD}.eml")), ENTRY).unwrap();
+        let (spool, _writer) = Spool::open(folder.path()).unwrap();
+        (folder, spool, queue)
+    }
+
+    /// Another entry for the one that is there, and a file that is none.
+    fn change_by_hand(queue: &Path) {
+        fs::write(queue.join(format!("{NEW}.eml")), ENTRY).unwrap();
+        fs::remove_file(queue.join(format!("{OLD}.eml"))).unwrap();
+        fs::write(queue.join("notes.txt"), "what is this").unwrap();
+    }
+
+    fn knows(spool: &Spool, id: &str) -> bool {
+        spool.schedule().knows(id.parse().unwrap())
+    }
+
+    #[test]
+    fn where_events_were_lost_the_folder_tells() {
+        let (folder, spool, queue) = spool();
+        let mut foreign = Foreign::default();
+        change_by_hand(&queue);
+        foreign.notice(&spool, Change::Lost);
+        assert!(knows(&spool, NEW) && !knows(&spool, OLD));
+        foreign.set_aside(&spool, Now::read().boot + limits::FOREIGN_FILE);
+        assert!(folder.path().join("failed/notes.txt").exists());
+        assert!(foreign.0.is_empty());
+    }
+
+    #[test]
+    fn begun_again_after_a_panic_it_finds_what_it_missed() {
+        let (folder, spool, queue) = spool();
+        let watch = Watch::new(&spool).unwrap();
+        assert!(catch_unwind(AssertUnwindSafe(|| watch.run(&spool, || panic!("on purpose")))).is_err());
+        change_by_hand(&queue);
+        // As if they had been read just before the panic.
+        watch.events.next(limits::WATCH);
+        let (aside, seconds) = (folder.path().join("failed/notes.txt"), Cell::new(0));
+        watch.run(&spool, || {
+            seconds.set(seconds.get() + 1);
+            if aside.exists() || seconds.get() > 10 {
+                spool.stop();
+            }
+        });
+        assert!(aside.exists() && knows(&spool, NEW) && !knows(&spool, OLD));
+    }
 
     #[test]
     fn a_touch_cures_what_came_unseen() {

@@ -7,12 +7,14 @@
 //! too: one flush for the messages and states of a batch, and another for the names of the states.
 
 use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 
+use super::claim::read_state;
 use super::{Draft, Spool, eml, state_file};
 use crate::io::clock::Now;
 use crate::io::durable::{self, Flusher, Method};
@@ -212,10 +214,24 @@ fn log_accepted(commit: &Commit) {
     }
 }
 
+fn number_of(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
+}
+
 impl Spool {
     /// Replaces the state of an entry: when this returns, it is on the disk.
     pub(super) fn replace_state(&self, id: QueueId, text: &str) -> io::Result<()> {
         let (draft, to) = (self.folders.tmp.join(state_file(id)), self.folders.state(id));
+        if text.len() as u64 > limits::STATE_FILE {
+            // It could not be read again.
+            return Err(durable::located("write", &to, io::ErrorKind::FileTooLarge.into()));
+        }
+        if let Some(slot) = self.schedule().slot_mut(id) {
+            // Before the watch can see it.
+            slot.own_state = Some(number_of(text));
+        }
         durable::remove(&draft)?;
         let mut file = durable::create_new(&draft)?;
         if let Err(error) = file.write_all(text.as_bytes()) {
@@ -226,6 +242,13 @@ impl Spool {
         let update = Update { draft, file, to, answer };
         self.work.send(Work::Update(Box::new(update))).map_err(|_| io::Error::other("the writer has ended"))?;
         answered.recv().map_err(|_| io::Error::other("the writer has ended"))?
+    }
+
+    /// Whether the state file of an entry is as the server wrote it last.
+    pub(super) fn is_own_state(&self, id: QueueId) -> bool {
+        let own = self.schedule().slot_mut(id).and_then(|slot| slot.own_state);
+        let found = read_state(&self.folders.state(id)).ok().flatten();
+        own.is_some() && own == found.map(|text| number_of(&text))
     }
 
     /// Lets a committed message be delivered.

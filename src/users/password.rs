@@ -1,8 +1,8 @@
 //! One stored password: which schemes are taken, how one is checked, and how a new one is made.
 //!
-//! Taken are `{ARGON2ID}`, `{ARGON2I}`, `{SHA512-CRYPT}`, `{SHA256-CRYPT}`, `{BLF-CRYPT}`, and `{CRYPT}` or no scheme at
-//! all where the hash itself says which (that is Dovecot's rule too). A hash is checked for its form when it is read, so
-//! that [`Password::verify`] fails only for a wrong password.
+//! Taken are `{ARGON2ID}`, `{ARGON2I}`, `{SHA512-CRYPT}`, `{SHA256-CRYPT}`, `{BLF-CRYPT}`, `{SCRAM-SHA-256}`, and
+//! `{CRYPT}` or no scheme at all where the hash itself says which (that is Dovecot's rule too). A hash is checked for its
+//! form when it is read, so that [`Password::verify`] fails only for a wrong password.
 
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
@@ -10,12 +10,13 @@ use argon2::{Argon2, Params};
 use sha_crypt::ShaCrypt;
 
 use crate::limits;
+use crate::mail::sasl::Keys;
 
 /// A salt and a result that were drawn by lot: nobody knows a password that gives it.
 const OF_NOBODY: &str =
     "$argon2id$v=19$m=19456,t=2,p=1$PBOuBiiHRAKkWKZJDGIJ8A$VwcfLUOqFbrK65uJQRck58EnpGHUhf9O4N34FN1NeHU";
 
-/// A hash with its salt and costs, in the form of crypt(3).
+/// A hash with its salt and costs, in the form of crypt(3), or of Dovecot for SCRAM.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Password {
     kind: Kind,
@@ -27,6 +28,7 @@ enum Kind {
     Argon2,
     Bcrypt,
     ShaCrypt,
+    Scram,
 }
 
 /// Hashes stay out of logs.
@@ -46,7 +48,7 @@ impl Password {
         if crypt.is_empty() {
             return Err("the password is missing".to_owned());
         }
-        let kind = kind_of(crypt);
+        let kind = if scheme == "SCRAM-SHA-256" { Some(Kind::Scram) } else { kind_of(crypt) };
         let fits = match scheme.as_str() {
             "ARGON2ID" => crypt.starts_with("$argon2id$"),
             "ARGON2I" => crypt.starts_with("$argon2i$"),
@@ -54,6 +56,7 @@ impl Password {
             "SHA256-CRYPT" => crypt.starts_with("$5$"),
             "BLF-CRYPT" => kind == Some(Kind::Bcrypt),
             "CRYPT" => kind.is_some(),
+            "SCRAM-SHA-256" => true,
             _ => return Err(format!("the password scheme {{{scheme}}} is not known here")),
         };
         let Some(kind) = kind.filter(|_| fits) else {
@@ -70,20 +73,32 @@ impl Password {
 
     /// Whether it was made from `password`.
     pub fn verify(&self, password: &[u8]) -> bool {
+        #[cfg(test)]
+        count::one(self.cost());
         match self.kind {
+            Kind::Scram => self.scram_keys().is_some_and(|keys| keys.verify(password)),
             Kind::Argon2 => Argon2::default().verify_password(password, self.crypt.as_str()).is_ok(),
             Kind::ShaCrypt => ShaCrypt::default().verify_password(password, self.crypt.as_str()).is_ok(),
             Kind::Bcrypt => bcrypt::verify(password, &self.crypt).unwrap_or(false),
         }
     }
 
+    /// The keys for SCRAM, of an entry that has some.
+    pub fn scram_keys(&self) -> Option<Keys> {
+        Keys::parse(&self.crypt).ok().filter(|_| self.kind == Kind::Scram)
+    }
+
     /// The part that says how much work a check is: all before the salt.
     pub fn cost(&self) -> &str {
+        if self.kind == Kind::Scram {
+            return self.crypt.split_inclusive(',').next().unwrap_or_default();
+        }
         let has = |start: &str| self.crypt.split('$').nth(2).is_some_and(|field| field.starts_with(start));
         let fields = match self.kind {
             Kind::Argon2 => 2 + usize::from(has("v=")),
             Kind::Bcrypt => 2,
             Kind::ShaCrypt => 1 + usize::from(has("rounds=")),
+            Kind::Scram => 0,
         };
         let end = self.crypt.match_indices('$').nth(fields);
         // The `$` after the costs belongs to them, or `$2y$1` would be the cost of `$2y$10` too.
@@ -95,6 +110,13 @@ impl Password {
 pub fn hash(password: &[u8]) -> String {
     let hash = Argon2::default().hash_password(password).expect("the kernel has random octets");
     format!("{{ARGON2ID}}{hash}")
+}
+
+/// `{SCRAM-SHA-256}` and the keys of a password, with a random salt: for those who want to log in by SCRAM.
+pub fn scram(password: &[u8]) -> String {
+    let mut salt = [0; 16];
+    getrandom::fill(&mut salt).expect("the kernel has random octets");
+    format!("{{SCRAM-SHA-256}}{}", Keys::derive(password, &salt, limits::SCRAM_ITERATIONS).to_text())
 }
 
 fn kind_of(crypt: &str) -> Option<Kind> {
@@ -113,6 +135,7 @@ fn kind_of(crypt: &str) -> Option<Kind> {
 /// Whether a check could succeed, and would end in bounded time and memory.
 fn check_form(kind: Kind, crypt: &str) -> Result<(), &'static str> {
     match kind {
+        Kind::Scram => Keys::parse(crypt).map(|_| ()),
         Kind::Argon2 => {
             let hash = PasswordHash::new(crypt).map_err(|_| "it is cut short or mistyped")?;
             let params = Params::try_from(&hash).map_err(|_| "its costs are out of range")?;
@@ -147,12 +170,33 @@ fn rounds_fit(field: &str) -> bool {
     rounds.is_some_and(|rounds| sha_crypt::Params::new(rounds).is_ok() && rounds <= limits::SHA_CRYPT_ROUNDS)
 }
 
+/// What was checked, in this thread: so that tests compare work, not time.
+#[cfg(test)]
+pub mod count {
+    use std::cell::RefCell;
+
+    thread_local!(static COSTS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) });
+
+    pub(super) fn one(cost: &str) {
+        COSTS.with_borrow_mut(|costs| costs.push(cost.to_owned()));
+    }
+
+    /// The costs of all checks since it was last asked.
+    pub fn take() -> Vec<String> {
+        COSTS.take()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// Made by `doveadm pw -s SCHEME`, the first of each pair with the password `correct horse`.
-    const BY_DOVECOT: [(&str, &str); 8] = [
+    const BY_DOVECOT: [(&str, &str); 9] = [
+        (
+            "{SCRAM-SHA-256}4096,lgHqjYryQ5SFIjD4XvwRuA==,8xjx7VI4BmINyQCzosPEEkj+Ior6lzJywyxBXcfKk0U=,du77hf5JLTn7uGtuaKAw8vUtb1rKC/wYivLXO48Acms=",
+            "correct horse",
+        ),
         (
             "{SHA512-CRYPT}$6$sonMqz/A7vtF5ZMb$kJKqN/hxSp8suQ/LDd48i0hsAyH2f9xeVrXCBvJc5YXlQEbgpwiQQfE2QilCfoXp1pBlCEFs70dVtNSWE2bCr.",
             "correct horse",
@@ -188,6 +232,18 @@ mod tests {
         assert_ne!(one, two);
         assert!(Password::parse(&one).unwrap().verify(b"secret"));
         assert!(!Password::parse(&one).unwrap().verify(b"Secret"));
+        assert_eq!(Password::parse(&one).unwrap().scram_keys(), None);
+    }
+
+    #[test]
+    fn new_scram_keys_verify_and_have_their_own_salt() {
+        let (one, two) = (scram(b"secret"), scram(b"secret"));
+        assert!(one.starts_with("{SCRAM-SHA-256}100000,"), "{one}");
+        assert_ne!(one, two);
+        let stored = Password::parse(&one).unwrap();
+        assert!(stored.verify(b"secret") && !stored.verify(b"Secret"));
+        assert!(stored.scram_keys().unwrap().verify(b"secret"));
+        assert_eq!(stored.cost(), "100000,");
     }
 
     #[test]
@@ -196,6 +252,10 @@ mod tests {
             ("", "missing"),
             ("{CRYPT}", "missing"),
             ("{PLAIN}secret", "not known"),
+            ("{SCRAM-SHA-1}4096,x,x,x", "not known"),
+            ("{SCRAM-SHA-256}4096,lgHqjYryQ5SFIjD4XvwRuA==,8xjx7VI4", "cut short"),
+            ("{SCRAM-SHA-256}$6$salt$x", "cut short"),
+            ("4096,lgHqjYryQ5SFIjD4XvwRuA==,x,x", "no {CRYPT} password"),
             ("{SHA512-CRYPT}$5$salt$x", "no {SHA512-CRYPT} password"),
             ("{CRYPT}abcdefghijklm", "no {CRYPT} password"),
             ("plain", "no {CRYPT} password"),
@@ -220,6 +280,7 @@ mod tests {
         assert_eq!(
             costs,
             [
+                "4096,",
                 "$6$",
                 "$6$rounds=1000$",
                 "$5$",

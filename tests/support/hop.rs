@@ -1,8 +1,14 @@
-//! A next hop that does what real ones do not: for one connection, a closure says what each command is answered with.
+//! A next hop that does what real ones do not: a closure says what each command is answered with. [`Hop`] takes one
+//! connection, [`Exchanger`] as many as come, [`super::street::Street`] is many hops.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use socket2::SockRef;
 
 use super::PATIENCE;
 
@@ -16,10 +22,14 @@ pub enum Act {
     Last(String),
     /// Says them and is gone, with whatever it has not read.
     Gone(String),
-    /// Asks for a message, reads this many octets of it, says the line and is gone.
-    Halfway(usize, &'static str),
+    /// Asks for a message, and does this once it has read so many octets of it.
+    Halfway(usize, Box<Act>),
+    /// Is gone with a reset.
+    Reset,
     /// Says nothing and waits until the peer leaves.
     Silence,
+    /// Neither says nor reads anything for so long, and is gone.
+    Deaf(Duration),
     /// Says this again and again until the peer leaves.
     Flood(&'static str),
 }
@@ -35,6 +45,10 @@ pub struct Heard {
     pub lines: Vec<String>,
     /// As they were on the wire, whole ones only.
     pub messages: Vec<Vec<u8>>,
+    /// How many of them it said yes to, to the last octet.
+    pub taken: usize,
+    /// How many it said no to.
+    pub refused: usize,
     /// How often a command was there before the one before it was answered.
     pub ahead: usize,
 }
@@ -63,12 +77,7 @@ impl Hop {
         let address = listener.local_addr().unwrap();
         let thread = thread::spawn(move || {
             let (stream, _) = listener.accept().unwrap();
-            stream.set_nodelay(true).unwrap();
-            stream.set_read_timeout(Some(PATIENCE)).unwrap();
-            let input = BufReader::new(stream.try_clone().unwrap());
-            let mut serving = Serving { stream, input, left: octets, held: String::new(), heard: Heard::default() };
-            serving.run(answer);
-            serving.heard
+            listen(stream, octets, answer)
         });
         Hop { address, thread }
     }
@@ -82,6 +91,71 @@ impl Hop {
     /// What it was told. Waits until the peer has left.
     pub fn heard(self) -> Heard {
         self.thread.join().unwrap()
+    }
+}
+
+/// A host with good manners that takes every connection, and lets itself be looked at while they last. It stops
+/// listening with the value.
+pub struct Exchanger {
+    pub address: SocketAddr,
+    sessions: Arc<Mutex<Vec<Arc<Mutex<Heard>>>>>,
+    closing: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Exchanger {
+    /// It offers these extensions; `except` knows what it says instead of [`usual`], and begins anew with each connection.
+    pub fn start<F>(listener: TcpListener, offers: &[&str], except: F) -> Exchanger
+    where
+        F: FnMut(&str) -> Option<Act> + Clone + Send + 'static,
+    {
+        let (address, ehlo) = (listener.local_addr().unwrap(), ehlo(offers));
+        listener.set_nonblocking(true).unwrap();
+        let (sessions, closing) = (Arc::<Mutex<Vec<_>>>::default(), Arc::<AtomicBool>::default());
+        let (ours, is_closing) = (Arc::clone(&sessions), Arc::clone(&closing));
+        let thread = thread::spawn(move || {
+            while !is_closing.load(Ordering::Relaxed) {
+                let Ok((stream, _)) = listener.accept() else {
+                    thread::sleep(Duration::from_millis(2));
+                    continue;
+                };
+                let heard = Arc::<Mutex<Heard>>::default();
+                ours.lock().unwrap().push(Arc::clone(&heard));
+                let (mut except, ehlo) = (except.clone(), ehlo.clone());
+                thread::spawn(move || {
+                    let answer = |line: &str| except(line).unwrap_or_else(|| say(usual(line, &ehlo)));
+                    Serving::new(stream, usize::MAX, heard).run(answer);
+                });
+            }
+        });
+        Exchanger { address, sessions, closing, thread: Some(thread) }
+    }
+
+    /// How many connections there were.
+    pub fn connections(&self) -> usize {
+        self.sessions.lock().unwrap().len()
+    }
+
+    /// All commands, by connection.
+    pub fn lines(&self) -> Vec<String> {
+        self.each(|heard| heard.lines.clone())
+    }
+
+    /// All messages as text, by connection, without the final dot.
+    pub fn messages(&self) -> Vec<String> {
+        let text = |message: &Vec<u8>| String::from_utf8_lossy(message).trim_end_matches(".\r\n").to_owned();
+        self.each(|heard| heard.messages.iter().map(text).collect())
+    }
+
+    fn each<T>(&self, part: impl Fn(&Heard) -> Vec<T>) -> Vec<T> {
+        self.sessions.lock().unwrap().iter().flat_map(|heard| part(&heard.lock().unwrap())).collect()
+    }
+}
+
+impl Drop for Exchanger {
+    fn drop(&mut self) {
+        self.closing.store(true, Ordering::Relaxed);
+        let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
@@ -103,28 +177,90 @@ pub fn usual(line: &str, ehlo: &str) -> String {
     }
 }
 
+/// One session: closes once it has said `octets`.
+pub fn listen(stream: TcpStream, octets: usize, answer: impl FnMut(&str) -> Act) -> Heard {
+    let heard = Arc::default();
+    Serving::new(stream, octets, Arc::clone(&heard)).run(answer);
+    std::mem::take(&mut *heard.lock().unwrap())
+}
+
 struct Serving {
     stream: TcpStream,
     input: BufReader<TcpStream>,
     left: usize,
     held: String,
-    heard: Heard,
+    /// The whole message is there, and not answered.
+    ended: bool,
+    heard: Arc<Mutex<Heard>>,
 }
 
 impl Serving {
+    fn new(stream: TcpStream, left: usize, heard: Arc<Mutex<Heard>>) -> Serving {
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let input = BufReader::new(stream.try_clone().unwrap());
+        Serving { stream, input, left, held: String::new(), ended: false, heard }
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap()
+    }
+
     fn run(&mut self, mut answer: impl FnMut(&str) -> Act) {
         let mut line = "CONNECT".to_owned();
         loop {
             let act = answer(&line);
-            let wants_message = line == "DATA" && matches!(&act, Act::Say(text) if text.starts_with("354"));
-            if !self.act(act) {
-                return;
-            }
+            let Some(wants_message) = self.turn(&line, act) else { return };
             let next = if wants_message { self.message() } else { self.command() };
             let Some(next) = next else { return };
-            self.heard.lines.push(next.clone());
+            self.heard().lines.push(next.clone());
             line = next;
         }
+    }
+
+    /// Answers one command. Says whether a message follows, or nothing if the session is over.
+    fn turn(&mut self, line: &str, act: Act) -> Option<bool> {
+        let chunk =
+            line.strip_prefix("BDAT ").map(|size| size.strip_suffix(" LAST").unwrap().parse::<usize>().unwrap());
+        let wants_message = match &act {
+            Act::Say(text) => line == "DATA" && text.starts_with("354"),
+            Act::Halfway(..) => chunk.is_none(),
+            _ => false,
+        };
+        let act = match (act, chunk) {
+            (Act::Halfway(octets, act), None) => {
+                self.say("354 go on");
+                self.read(octets)?;
+                *act
+            }
+            (Act::Halfway(octets, act), Some(size)) => {
+                self.read(octets)?;
+                if !self.act(*act) {
+                    return None;
+                }
+                let rest = self.read(size - octets)?;
+                self.note(rest);
+                Act::Say("250 2.0.0 taken".to_owned())
+            }
+            (act, Some(size)) => {
+                let content = self.read(size)?;
+                self.note(content);
+                act
+            }
+            (act, None) => act,
+        };
+        self.act(act).then_some(wants_message)
+    }
+
+    fn read(&mut self, octets: usize) -> Option<Vec<u8>> {
+        let mut content = vec![0; octets];
+        self.input.read_exact(&mut content).ok().map(|()| content)
+    }
+
+    /// A message came to its end. One for nobody has but its dot.
+    fn note(&mut self, content: Vec<u8>) {
+        self.ended = content.len() > 3;
+        self.heard().messages.push(content);
     }
 
     fn act(&mut self, act: Act) -> bool {
@@ -139,10 +275,13 @@ impl Serving {
                 self.say(&text);
                 return false;
             }
-            Act::Halfway(octets, text) => {
-                self.say("354 go on");
-                let _ = self.input.read_exact(&mut vec![0; octets]);
-                self.say(text);
+            Act::Halfway(..) => panic!("there is no message now"),
+            Act::Reset => {
+                SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
+                return false;
+            }
+            Act::Deaf(time) => {
+                thread::sleep(time);
                 return false;
             }
             Act::Silence => {
@@ -161,6 +300,10 @@ impl Serving {
         let end = if text.is_empty() { "" } else { "\r\n" };
         let octets = format!("{}{text}{end}", std::mem::take(&mut self.held)).into_bytes();
         let kept = octets.len().min(self.left);
+        if std::mem::take(&mut self.ended) && kept == octets.len() {
+            self.heard().taken += usize::from(text.starts_with('2'));
+            self.heard().refused += usize::from(text.starts_with(['4', '5']));
+        }
         let _ = self.stream.write_all(&octets[..kept]);
         self.left -= kept;
         if self.left == 0 {
@@ -174,16 +317,11 @@ impl Serving {
     }
 
     fn command(&mut self) -> Option<String> {
-        self.heard.ahead += usize::from(!self.input.buffer().is_empty());
+        let is_ahead = !self.input.buffer().is_empty();
+        self.heard().ahead += usize::from(is_ahead);
         let line = self.line()?;
         let line = String::from_utf8(line).unwrap();
         let line = line.strip_suffix("\r\n").expect("a command ends with CR LF").to_owned();
-        if let Some(chunk) = line.strip_prefix("BDAT ") {
-            let size: usize = chunk.strip_suffix(" LAST").unwrap().parse().unwrap();
-            let mut content = vec![0; size];
-            self.input.read_exact(&mut content).ok()?;
-            self.heard.messages.push(content);
-        }
         Some(line)
     }
 
@@ -193,7 +331,7 @@ impl Serving {
             let line = self.line()?;
             content.extend_from_slice(&line);
             if line == b".\r\n" {
-                self.heard.messages.push(content);
+                self.note(content);
                 return Some(".".to_owned());
             }
         }

@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
+use super::mailboxes::{self, maildir};
 use super::net::Host;
-use super::postfix::{MAIL_OWNER, maildir};
+use super::postfix::MAIL_OWNER;
 use super::{eventually, files, is_root, skip};
 
 /// Whose server it is.
@@ -74,17 +75,12 @@ impl NextHop {
 
     /// The messages in a mailbox; lines end with LF.
     pub fn mailbox(&self, address: &str) -> Vec<Vec<u8>> {
-        let mut paths = files(&self.path("mail").join(maildir(address)).join("new"));
-        paths.sort();
-        paths.iter().map(|path| fs::read(path).unwrap()).collect()
+        mailboxes::mailbox(&self.path("mail"), address)
     }
 
     /// Waits until the mailbox has as many messages, and no more.
     pub fn wait_for(&self, address: &str, count: usize) -> Vec<Vec<u8>> {
-        eventually(&format!("{address} has {count} messages there"), || self.mailbox(address).len() >= count);
-        let found = self.mailbox(address);
-        assert_eq!(found.len(), count, "{address}");
-        found
+        mailboxes::wait_for(&self.path("mail"), address, count)
     }
 
     /// What it said, and what it logged.

@@ -8,7 +8,8 @@ use postrider::mail::address::ReversePath;
 use postrider::mail::envelope::Recipient;
 use postrider::mail::outcome::{Cause, Outcome};
 use postrider::mail::parameter::{MailParameters, RcptParameters};
-use postrider::relay::{Content, Patience, Peer, Refusal, Sent, Session, Transaction};
+use postrider::relay::{Content, Patience, Peer, Refusal, Security, Sent, Session, Transaction};
+use postrider::tls::Level;
 
 /// A message in memory, which may say that it has another size, and break off.
 pub struct Letter {
@@ -59,7 +60,8 @@ pub const SHORT: Duration = Duration::from_secs(1);
 
 pub fn open(address: SocketAddr, reply: Duration) -> Result<Session, Refusal> {
     let patience = Patience { connect: LONG, reply };
-    Session::open(&Peer { address, name: "hop.example", hello: "mail.example.org", patience })
+    let security = Security::new("hop.example", Level::Opportunistic).unwrap();
+    Session::open(&Peer { address, name: "hop.example", hello: "mail.example.org", patience }, &security)
 }
 
 pub fn recipients(count: usize) -> Vec<Recipient> {
@@ -72,10 +74,24 @@ pub fn send(session: &mut Session, count: usize, letter: &mut Letter) -> Sent {
     send_with(session, &recipients(count), "", letter)
 }
 
+/// As delivery does it: whoever is undecided after a transaction that ended with a yes is in the next one.
 pub fn send_with(session: &mut Session, recipients: &[Recipient], parameters: &str, letter: &mut Letter) -> Sent {
     let reverse_path: ReversePath = "<ann@example.org>".parse().unwrap();
     let parameters = MailParameters::parse(parameters).unwrap();
-    session.send(&Transaction { reverse_path: &reverse_path, recipients, parameters: &parameters }, letter)
+    let mut all = Sent { outcomes: vec![None; recipients.len()], broke: None };
+    loop {
+        let open: Vec<usize> = (0..recipients.len()).filter(|at| all.outcomes[*at].is_none()).collect();
+        let rest: Vec<Recipient> = open.iter().map(|at| recipients[*at].clone()).collect();
+        let transaction = Transaction { reverse_path: &reverse_path, recipients: &rest, parameters: &parameters };
+        let sent = session.send(&transaction, letter);
+        let is_delivered = |outcome: &Option<Outcome>| matches!(outcome, Some(Outcome::Delivered(_)));
+        let goes_on = sent.outcomes.iter().any(is_delivered) && sent.broke.is_none();
+        open.iter().zip(sent.outcomes).for_each(|(at, outcome)| all.outcomes[*at] = outcome);
+        all.broke = sent.broke;
+        if !goes_on || all.outcomes.iter().all(Option::is_some) {
+            return all;
+        }
+    }
 }
 
 /// An outcome in short: `delivered 250 …`.

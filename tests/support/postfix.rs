@@ -16,8 +16,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nix::unistd::User;
 
+use super::mailboxes::{self, maildir};
 use super::net::Host;
-use super::{eventually, files, find, have, is_root};
+use super::{find, have, is_root};
 
 /// The account that owns the mailboxes: nobody.
 pub const MAIL_OWNER: u32 = 65534;
@@ -73,17 +74,12 @@ impl Postfix {
 
     /// The messages in a mailbox, in the order they came; lines end with LF.
     pub fn mailbox(&self, address: &str) -> Vec<Vec<u8>> {
-        let mut paths = files(&self.path("mail").join(maildir(address)).join("new"));
-        paths.sort();
-        paths.iter().map(|path| fs::read(path).unwrap()).collect()
+        mailboxes::mailbox(&self.path("mail"), address)
     }
 
     /// Waits until the mailbox has as many messages, and no more.
     pub fn wait_for(&self, address: &str, count: usize) -> Vec<Vec<u8>> {
-        eventually(&format!("{address} has {count} messages at Postfix"), || self.mailbox(address).len() >= count);
-        let found = self.mailbox(address);
-        assert_eq!(found.len(), count, "{address}");
-        found
+        mailboxes::wait_for(&self.path("mail"), address, count)
     }
 
     /// Sends `text`, whose lines end with LF, as a program on its host would.
@@ -174,12 +170,6 @@ impl Drop for Postfix {
 fn is_running(process: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
-}
-
-/// The Maildir of an address below the mailboxes.
-pub fn maildir(address: &str) -> String {
-    let (local_part, domain) = address.split_once('@').expect("an address");
-    format!("{domain}/{local_part}")
 }
 
 fn main_cf(folder: &Path, options: &Options<'_>) -> String {

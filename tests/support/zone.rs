@@ -1,4 +1,5 @@
-//! A real DNS server on a port of 127.0.0.1, with the records that a test gives it.
+//! A real DNS server on a port of 127.0.0.1, or at port 53 of a host of the tests' own, with the records that a test gives
+//! it.
 //!
 //! It is authoritative for everything, so that any name may stand in the records and none of them leaves this machine.
 //! What has no TTL of its own holds for no time at all: a test that changes or stops the server sees that at once.
@@ -11,26 +12,37 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{eventually, have};
+use super::net::Host;
+use super::{eventually, find, have};
 
 const START: &str =
     "$ORIGIN .\n$TTL 0\n. SOA ns.test. admin.test. 1 3600 600 86400 0\n. NS ns.test.\nns.test. A 127.0.0.1\n";
 
 /// An nsd in a folder; killed and removed with the value.
-pub struct Zone {
+pub struct Zone<'h> {
     folder: tempfile::TempDir,
     address: SocketAddr,
+    host: Option<&'h Host>,
     server: Option<Child>,
 }
 
-impl Zone {
+impl Zone<'_> {
     /// Serves these lines of a zone file, as `example. MX 10 mail.example.`; `None` where there is no nsd.
-    pub fn start(records: &str) -> Option<Zone> {
+    pub fn start(records: &str) -> Option<Zone<'static>> {
+        Zone::start_at(free_address(), None, records)
+    }
+
+    /// As [`Zone::start`], where the hosts of a network look for it.
+    pub fn start_on<'h>(host: &'h Host, records: &str) -> Option<Zone<'h>> {
+        Zone::start_at(SocketAddr::new(host.v4.into(), 53), Some(host), records)
+    }
+
+    fn start_at<'h>(address: SocketAddr, host: Option<&'h Host>, records: &str) -> Option<Zone<'h>> {
         if !have("nsd", thread::current().name().unwrap_or("a test of the DNS")) {
             return None;
         }
         let folder = tempfile::tempdir().unwrap();
-        let mut zone = Zone { folder, address: free_address(), server: None };
+        let mut zone = Zone { folder, address, host, server: None };
         fs::write(zone.folder.path().join("zone"), format!("{START}{records}\n")).unwrap();
         let checked = program("nsd-checkzone").args([".", "zone"]).current_dir(&zone.folder).output().unwrap();
         assert!(checked.status.success(), "the zone is wrong: {}", text(&checked));
@@ -39,7 +51,7 @@ impl Zone {
             if zone.run() {
                 return Some(zone);
             }
-            zone.address = free_address();
+            zone.address = if host.is_none() { free_address() } else { address };
         }
         panic!("nsd does not start:\n{}", zone.log());
     }
@@ -74,13 +86,18 @@ impl Zone {
         let folder = self.folder.path();
         fs::write(folder.join("nsd.conf"), configuration(folder, self.address)).unwrap();
         let mut command = program("nsd");
-        command.args(["-d", "-c"]).arg(folder.join("nsd.conf")).process_group(0);
+        command.args(["-d", "-c"]).arg(folder.join("nsd.conf"));
+        if let Some(host) = self.host {
+            command = host.around(&command);
+        }
+        command.process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut server = command.spawn().unwrap();
         let mut exited = false;
         eventually("nsd listens", || {
             exited = server.try_wait().unwrap().is_some();
-            exited || TcpStream::connect(self.address).is_ok()
+            let listens = || TcpStream::connect(self.address).is_ok();
+            exited || self.host.map_or_else(listens, |host| host.inside(listens))
         });
         self.server = Some(server);
         if exited {
@@ -94,7 +111,7 @@ impl Zone {
     }
 }
 
-impl Drop for Zone {
+impl Drop for Zone<'_> {
     fn drop(&mut self) {
         self.stop();
     }
@@ -111,9 +128,9 @@ fn free_address() -> SocketAddr {
 }
 
 fn configuration(folder: &Path, address: SocketAddr) -> String {
-    let (folder, port) = (folder.display(), address.port());
+    let (folder, ip, port) = (folder.display(), address.ip(), address.port());
     format!(
-        "server:\n  ip-address: 127.0.0.1@{port}\n  server-count: 1\n  rrl-ratelimit: 0\n  username: \"\"\n  chroot: \"\"\n  database: \"\"\n  \
+        "server:\n  ip-address: {ip}@{port}\n  server-count: 1\n  rrl-ratelimit: 0\n  username: \"\"\n  chroot: \"\"\n  database: \"\"\n  \
          zonesdir: \"{folder}\"\n  logfile: \"{folder}/log\"\n  pidfile: \"{folder}/pid\"\n  xfrdir: \"{folder}\"\n  \
          xfrdfile: \"{folder}/xfrd\"\n  zonelistfile: \"{folder}/list\"\n  cookie-secret-file: \"{folder}/cookies\"\n\
          remote-control:\n  control-enable: no\nzone:\n  name: \".\"\n  zonefile: \"zone\"\n"
@@ -121,9 +138,7 @@ fn configuration(folder: &Path, address: SocketAddr) -> String {
 }
 
 fn program(name: &str) -> Command {
-    let mut command = Command::new(name);
-    command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/bin");
-    command
+    Command::new(find(name).expect("comes with nsd"))
 }
 
 fn text(output: &Output) -> String {

@@ -10,9 +10,10 @@ use std::path::PathBuf;
 use super::Queue;
 use crate::cli::words::{count, plain};
 use crate::cli::{Failure, exit, print};
+use crate::limits;
 use crate::spool::Folders;
 use crate::spool::by_hand::{self, Done};
-use crate::spool::listing::{Listed, Place};
+use crate::spool::listed::{Listed, Place};
 
 /// A verb that changes something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,12 +145,9 @@ fn agreed(queue: &Queue) -> Result<HashSet<PathBuf>, Failure> {
     // Without standard error nobody can be asked, and nobody agrees.
     let _ = write!(io::stderr(), "Remove {} for good? Nobody is told. [y/N] ", count(paths.len(), "message"));
     let mut answer = String::new();
-    let _ = io::stdin().lock().take(ANSWER).read_line(&mut answer);
+    let _ = io::stdin().lock().take(limits::ANSWER).read_line(&mut answer);
     match answer.trim().to_ascii_lowercase().as_str() {
         "y" | "yes" => Ok(paths),
         _ => Err(Failure::new(exit::DATA, "nothing was removed")),
     }
 }
-
-/// Octets of an answer that are read.
-const ANSWER: u64 = 16;

@@ -11,8 +11,8 @@ use serde_json::ser::{Formatter, Serializer};
 use super::{Queue, next_in};
 use crate::cli::{Failure, exit, write_out};
 use crate::io::clock::{self, Now};
-use crate::maillog::is_unprintable;
-use crate::spool::listing::Listed;
+use crate::mail::letters::is_misleading;
+use crate::spool::listed::Listed;
 use crate::spool::state::Target;
 
 /// One message.
@@ -119,7 +119,7 @@ struct Escaping;
 impl Formatter for Escaping {
     fn write_string_fragment<W: Write + ?Sized>(&mut self, out: &mut W, fragment: &str) -> io::Result<()> {
         for letter in fragment.chars() {
-            match is_unprintable(letter) {
+            match is_misleading(letter) {
                 true => letter.encode_utf16(&mut [0; 2]).iter().try_for_each(|unit| write!(out, "\\u{unit:04x}"))?,
                 false => write!(out, "{letter}")?,
             }
@@ -138,7 +138,7 @@ mod tests {
         let mut octets = Vec::new();
         foreign.serialize(&mut Serializer::with_formatter(&mut octets, Escaping)).unwrap();
         let text = String::from_utf8(octets).unwrap();
-        assert!(!text.chars().any(is_unprintable) && text.contains('é'), "{text}");
+        assert!(!text.chars().any(is_misleading) && text.contains('é'), "{text}");
         assert_eq!(serde_json::from_str::<String>(&text).unwrap(), foreign);
     }
 }

@@ -22,7 +22,8 @@ use super::{Failure, become_run_as, code_of, exit, misused};
 use crate::config::Config;
 use crate::io::clock::Now;
 use crate::spool::Folders;
-use crate::spool::listing::{self, Listed, Next};
+use crate::spool::listed::{Listed, Next};
+use crate::spool::listing;
 use crate::spool::selection::Selection;
 use change::Verb;
 

@@ -7,7 +7,7 @@ use crate::cli::words::{plain, size, span};
 use crate::cli::{Failure, exit, write_out};
 use crate::io::clock::{self, Now};
 use crate::limits;
-use crate::spool::listing::{Listed, Place};
+use crate::spool::listed::{Listed, Place};
 use crate::spool::state::{Status, Target, Told, Via};
 
 /// Prints what was asked for; as JSON an object where one id was said, else an array.
@@ -86,6 +86,7 @@ fn target(page: &mut Page, target: &Target) {
     let status = match target.status {
         Status::Pending => "does not have it yet",
         Status::Delivered => "has it",
+        Status::Failed if target.gave_up => "was given up",
         Status::Failed => "will not have it",
     };
     let when = target.when.map(|when| format!("; last tried {}", clock::rfc3339(when))).unwrap_or_default();

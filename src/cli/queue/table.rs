@@ -12,7 +12,7 @@ use crate::cli::{Failure, exit, write_out};
 use crate::io::clock::Now;
 use crate::limits;
 use crate::spool::by_hand;
-use crate::spool::listing::{Listed, Next, Place};
+use crate::spool::listed::{Listed, Next, Place};
 use crate::spool::state::{Status, Target};
 
 /// Prints the table; `whole` if nothing was left out of the queue.

@@ -42,7 +42,7 @@ impl Running {
     pub fn run(&self, command: &[String], account: Option<&str>) -> io::Result<Vec<u8>> {
         let name = command.first().map_or("", String::as_str);
         let mut child = self.start(command, account).map_err(|error| told(name, "cannot be started", error))?;
-        let deadline = Instant::now() + limits::KEEPER_DEADLINE;
+        let deadline = Instant::now() + limits::SECRET_COMMAND;
         let mut said = Said::default();
         let ended = said.hear(&mut child, deadline).and_then(|()| self.wait(&mut child, deadline));
         if ended.is_err() {
@@ -109,7 +109,7 @@ fn kill_group(group: u32) {
 }
 
 fn too_late() -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, format!("it took longer than {} s", limits::KEEPER_DEADLINE.as_secs()))
+    io::Error::new(io::ErrorKind::TimedOut, format!("it took longer than {} s", limits::SECRET_COMMAND.as_secs()))
 }
 
 fn told(name: &str, words: &str, error: io::Error) -> io::Error {
@@ -149,8 +149,8 @@ impl Said {
             if of_complaint && !hear_some(&mut complaint, &mut self.complaint)? {
                 complaint = None;
             }
-            if self.output.len() > limits::KEEPER_OUTPUT {
-                return Err(io::Error::other(format!("it printed more than {} octets", limits::KEEPER_OUTPUT)));
+            if self.output.len() > limits::SECRET {
+                return Err(io::Error::other(format!("it printed more than {} octets", limits::SECRET)));
             }
             let early = self.complaint.len().saturating_sub(limits::KEEPER_COMPLAINT);
             self.complaint.drain(..early);

@@ -6,57 +6,48 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use nix::libc;
 
-use super::message::{Name, Pem};
+use super::message::Name;
 use crate::io::durable::located;
 use crate::limits;
 
-/// The content of a regular file of at most [`limits::KEEPER_FILE`] octets. A FIFO or a device blocks nobody.
+/// The content of a regular file of at most [`limits::CERTIFICATE_FILE`] octets. A FIFO or a device blocks nobody.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-    let open = || -> io::Result<Vec<u8>> {
-        let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::other("this is no regular file"));
-        }
-        bounded(&file)
-    };
-    open().map_err(|error| located("read", path, error))
-}
-
-fn bounded(file: &File) -> io::Result<Vec<u8>> {
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
     let mut content = Vec::new();
-    file.take(limits::KEEPER_FILE as u64 + 1).read_to_end(&mut content)?;
-    if content.len() > limits::KEEPER_FILE {
-        return Err(io::Error::other(format!("this is larger than {} octets", limits::KEEPER_FILE)));
+    file.take(limits::CERTIFICATE_FILE as u64 + 1).read_to_end(&mut content)?;
+    if content.len() > limits::CERTIFICATE_FILE {
+        let what = format!("it is larger than {} octets", limits::CERTIFICATE_FILE);
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
     }
     Ok(content)
 }
 
-/// The names in `folder` that hold a certificate, in order; at most [`limits::KEEPER_NAMES`].
+/// The names of the folders in `folder`, and of links to folders, in order; of at most [`limits::CERTIFICATES`] entries.
 pub fn list(folder: &Path) -> io::Result<Vec<Name>> {
-    let names = || -> io::Result<Vec<Name>> {
-        let mut names = Vec::new();
-        for entry in fs::read_dir(folder)?.take(limits::KEEPER_NAMES) {
-            let name = entry?.file_name();
-            let Some(name) = name.to_str().and_then(Name::parse) else { continue };
-            match folder.join(name.as_str()).join(Pem::Chain.file_name()).symlink_metadata() {
-                Ok(_) => names.push(name),
-                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
-                // Perhaps it holds one: who may look there must say.
-                Err(error) => return Err(error),
-            }
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder)?.take(limits::CERTIFICATES) {
+        let name = entry?.file_name();
+        let Some(name) = name.to_str().and_then(Name::parse) else { continue };
+        match folder.join(name.as_str()).metadata() {
+            Ok(found) if found.is_dir() => names.push(name),
+            // Perhaps it is one: who may look there must say.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
+            Ok(_) | Err(_) => {}
         }
-        names.sort();
-        Ok(names)
-    };
-    names().map_err(|error| located("list", folder, error))
+    }
+    names.sort();
+    Ok(names)
 }
 
 /// Links on the way to a file that are followed, as the kernel has it.
@@ -139,25 +130,26 @@ mod tests {
         fs::write(path("key"), "secret").unwrap();
         symlink("key", path("link")).unwrap();
         assert_eq!(read(&path("link")).unwrap(), b"secret");
-        fs::write(path("most"), vec![0; limits::KEEPER_FILE]).unwrap();
-        assert_eq!(read(&path("most")).unwrap().len(), limits::KEEPER_FILE);
-        fs::write(path("large"), vec![0; limits::KEEPER_FILE + 1]).unwrap();
+        fs::write(path("most"), vec![0; limits::CERTIFICATE_FILE]).unwrap();
+        assert_eq!(read(&path("most")).unwrap().len(), limits::CERTIFICATE_FILE);
+        fs::write(path("large"), vec![0; limits::CERTIFICATE_FILE + 1]).unwrap();
         nix::unistd::mkfifo(&path("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-        for (name, words) in [("large", "larger than"), ("fifo", "no regular"), (".", "no regular"), ("gone", "gone")] {
+        for (name, words) in
+            [("large", "larger than"), ("fifo", "no regular"), (".", "no regular"), ("gone", "No such")]
+        {
             let error = read(&path(name)).unwrap_err().to_string();
-            assert!(error.contains(words) && error.contains(name), "{error}");
+            assert!(error.contains(words), "{error}");
         }
     }
 
     #[test]
-    fn folders_with_a_certificate_are_listed() {
+    fn folders_and_links_to_folders_are_listed() {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["b.example", "a.example", "empty", ".hidden"] {
+        for name in ["b.example", ".hidden"] {
             fs::create_dir(folder.path().join(name)).unwrap();
-            if name != "empty" {
-                fs::write(folder.path().join(name).join("fullchain.pem"), "").unwrap();
-            }
         }
+        symlink("b.example", folder.path().join("a.example")).unwrap();
+        symlink("nowhere", folder.path().join("c.example")).unwrap();
         fs::write(folder.path().join("README"), "").unwrap();
         let names: Vec<String> = list(folder.path()).unwrap().iter().map(|name| name.as_str().to_owned()).collect();
         assert_eq!(names, ["a.example", "b.example"]);

@@ -234,7 +234,7 @@ impl Answer {
 }
 
 /// Octets of the longest answer: a file, and the line above it.
-pub const LONGEST_ANSWER: usize = limits::KEEPER_FILE + 64;
+pub const LONGEST_ANSWER: usize = limits::CERTIFICATE_FILE + 64;
 
 /// Writes one frame: its length in four octets, then itself.
 pub fn write_frame(mut to: impl Write, body: &[u8]) -> io::Result<()> {

@@ -11,7 +11,7 @@
 //!
 //! | who | thread | does |
 //! | --- | --- | --- |
-//! | server | any | [`Keeper::read`], [`Keeper::list`], [`Keeper::run`]: asks, and waits for the answer, within a bound |
+//! | server | any | [`Secrets::read`], [`Keeper::list`], [`Secrets::run`]: asks, and waits for the answer, within a bound |
 //! | server | one | [`Answers::run`]: hands answers out, and notices the end |
 //! | second process | main | takes requests, reads files |
 //! | second process | one a command | waits for it |
@@ -35,6 +35,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use crate::io::secrets::Secrets;
 use crate::limits;
 pub use command::{PATH, turn_into};
 pub use message::Allowed;
@@ -48,6 +49,7 @@ const PROGRAM: &str = "/proc/self/exe";
 pub const VERB: &str = "keeper";
 
 /// The server's side, for any number of threads.
+#[derive(Debug)]
 pub struct Keeper {
     program: PathBuf,
     allowed: Allowed,
@@ -56,7 +58,7 @@ pub struct Keeper {
     places: (Sender<()>, Receiver<()>),
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Line {
     /// `None` while there is no second process.
     to: Option<UnixStream>,
@@ -80,18 +82,7 @@ impl Keeper {
         Ok((keeper.clone(), Answers { keeper, from, child }))
     }
 
-    /// The content of a file of at most [`limits::KEEPER_FILE`] octets. What this account may not read, and was allowed
-    /// at start, the second process reads.
-    pub fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        let denied = match file::read(path) {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => error,
-            other => return other,
-        };
-        let wish = self.allowed.wish_for(path).ok_or(denied)?;
-        self.ask(wish, limits::KEEPER_WAIT)
-    }
-
-    /// The names in a folder of certificates that hold one, in order.
+    /// The names of the folders in a folder of certificates, in order.
     pub fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
         let text = |name: &Name| name.as_str().to_owned();
         let denied = match file::list(folder) {
@@ -101,21 +92,6 @@ impl Keeper {
         let at = self.allowed.folders.iter().position(|allowed| allowed == folder).ok_or(denied)?;
         let names = self.ask(Wish::List(at), limits::KEEPER_WAIT)?;
         Ok(String::from_utf8_lossy(&names).lines().filter_map(Name::parse).map(|name| text(&name)).collect())
-    }
-
-    /// What a command prints, at most [`limits::KEEPER_OUTPUT`] octets. It must have been allowed at start.
-    pub fn run(&self, command: &[String]) -> io::Result<Vec<u8>> {
-        let Some(at) = self.allowed.commands.iter().position(|allowed| allowed == command) else {
-            let name = command.first().map_or("", String::as_str);
-            let text = format!("the command {name} is not one the configuration named at start; restart the server");
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
-        };
-        let (give_back, take) = &self.places;
-        let busy = |_| io::Error::new(io::ErrorKind::TimedOut, "other commands took too long");
-        take.recv_timeout(limits::KEEPER_DEADLINE).map_err(busy)?;
-        let result = self.ask(Wish::Run(at), limits::KEEPER_DEADLINE + limits::KEEPER_WAIT);
-        let _ = give_back.try_send(());
-        result
     }
 
     fn ask(&self, wish: Wish, within: Duration) -> io::Result<Vec<u8>> {
@@ -142,6 +118,31 @@ impl Keeper {
 
     fn line(&self) -> MutexGuard<'_, Line> {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Secrets for Keeper {
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let denied = match file::read(path) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => error,
+            other => return other,
+        };
+        let wish = self.allowed.wish_for(path).ok_or(denied)?;
+        self.ask(wish, limits::KEEPER_WAIT)
+    }
+
+    fn run(&self, command: &[String]) -> io::Result<Vec<u8>> {
+        let Some(at) = self.allowed.commands.iter().position(|allowed| allowed == command) else {
+            let name = command.first().map_or("", String::as_str);
+            let text = format!("the command {name} is not one the configuration named at start; restart the server");
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+        };
+        let (give_back, take) = &self.places;
+        let busy = |_| io::Error::new(io::ErrorKind::TimedOut, "other commands took too long");
+        take.recv_timeout(limits::SECRET_COMMAND).map_err(busy)?;
+        let result = self.ask(Wish::Run(at), limits::SECRET_COMMAND + limits::KEEPER_WAIT);
+        let _ = give_back.try_send(());
+        result
     }
 }
 

@@ -28,7 +28,7 @@ pub fn fields(report: &Report<'_>, utf8: bool) -> String {
 
 fn block(recipient: &Reported<'_>, utf8: bool) -> String {
     let words = if utf8 { printable } else { ascii };
-    let said = Said::read(recipient.reply.unwrap_or_default());
+    let said = Said::of(recipient);
     let mut text = String::new();
     if let Some(original) = recipient.original {
         let kind =
@@ -103,6 +103,18 @@ mod tests {
         assert!(!text.contains("Remote-MTA"));
         report.recipients[0].reply = None;
         assert!(!fields(&report, false).contains("Diagnostic-Code"));
+    }
+
+    #[test]
+    fn what_was_given_up_has_the_last_reply_and_a_status_of_its_own() {
+        let mut report = sample();
+        report.recipients[0].reply = Some("450 greylisted");
+        for (gave_up, status) in [(true, "4.4.7"), (false, "4.0.0")] {
+            report.recipients[0].gave_up = gave_up;
+            let text = fields(&report, false);
+            assert!(text.contains(&format!("Status: {status}\r\n")), "{text}");
+            assert!(text.contains("Diagnostic-Code: smtp; 450 greylisted\r\n"), "{text}");
+        }
     }
 
     #[test]

@@ -51,7 +51,9 @@ fn subject(report: &Report<'_>) -> String {
     let others = asked_for.iter().collect::<HashSet<_>>().len() - 1;
     let first = asked_for[0].to_string();
     // RFC 2047 would be needed for other letters, and must not be seen in a local-part.
-    let is_plain = first.len() <= 40 && first.bytes().all(|octet| octet.is_ascii_graphic()) && !first.contains("=?");
+    let is_plain = first.len() <= limits::REPORT_SUBJECT
+        && first.bytes().all(|octet| octet.is_ascii_graphic())
+        && !first.contains("=?");
     match (is_plain, others) {
         (true, 0) => format!("{what} {first}"),
         (true, 1) => format!("{what} {first} and 1 other"),

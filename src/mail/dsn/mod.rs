@@ -17,8 +17,6 @@ mod safe;
 mod said;
 mod words;
 
-pub use said::GIVEN_UP;
-
 use super::address::{Address, Domain};
 use super::header::Header;
 use super::parameter::{Body, OriginalRecipient, Ret};
@@ -68,9 +66,10 @@ pub struct Reported<'a> {
     pub asked_for: &'a Address,
     /// What became of it.
     pub action: Action,
-    /// The last reply in one line, such as `550 5.1.1 no such user here`; what follows [`GIVEN_UP`] is read as the
-    /// last.
+    /// The last reply in one line, such as `550 5.1.1 no such user here`.
     pub reply: Option<&'a str>,
+    /// Whether it failed because this host tried for long enough, whatever the last reply was.
+    pub gave_up: bool,
     /// Who gave it, such as `mx.example.net [192.0.2.1]`; `None` for this host.
     pub host: Option<&'a str>,
     /// When it was last tried.
@@ -256,6 +255,7 @@ mod tests {
             asked_for: address("bob@example.net"),
             action: Action::Failed,
             reply: Some("550 5.1.1 no such user here"),
+            gave_up: false,
             host: Some("mx.example.net [192.0.2.1]"),
             last_attempt: Some("Mon, 23 Nov 2026 15:40:00 +0000"),
             retry_until: None,
@@ -377,7 +377,7 @@ mod tests {
             prop_assert_eq!(shape(&loud), shape(&head));
             let broken = loud.replace("\r\n", "").chars().any(safe::breaks_a_line);
             prop_assert!(!broken, "{}", loud);
-            prop_assert!(loud.split("\r\n").all(|line| line.len() <= safe::LINE));
+            prop_assert!(loud.split("\r\n").all(|line| line.len() <= limits::TEXT_LINE));
         }
     }
 

@@ -3,23 +3,23 @@
 //! Each word that others chose (replies, names of hosts, addresses, a subject) goes through here, whatever was checked
 //! before. Never fails.
 
+use std::net::IpAddr;
+
 use crate::limits;
 use crate::mail::address::Address;
-
-/// Octets in a line without its CR LF, at most (RFC 5322 §2.1.1).
-pub const LINE: usize = 998;
+use crate::mail::letters::is_misleading;
 
 /// Letters in a line where blanks allow it (RFC 5322 §2.1.1).
 pub const WIDTH: usize = 78;
 
-/// Octets after which a word without blanks is broken: longer than any address, and far enough below [`LINE`] for what
-/// stands before it.
+/// Octets after which a word without blanks is broken: longer than any address, and far enough below
+/// [`limits::TEXT_LINE`] for what stands before it.
 const WORD: usize = 600;
 
 /// `text` in one line of printable letters, cut to `most` octets. Its blanks stay as they are.
 pub fn printable(text: &str, most: usize) -> String {
     let mut kept = String::new();
-    for letter in text.chars().map(|letter| if is_safe(letter) { letter } else { '?' }) {
+    for letter in text.chars().map(|letter| if is_misleading(letter) { '?' } else { letter }) {
         if kept.len() + letter.len_utf8() > most {
             kept.push_str("...");
             break;
@@ -46,15 +46,21 @@ pub fn host(text: &str) -> String {
     };
     let mut words = text.split_whitespace();
     let name = safe(words.next().unwrap_or("?"));
-    match words.next().filter(|word| word.starts_with('[')) {
+    match words.next().filter(|word| is_literal(word)) {
         Some(literal) => format!("{name} {}", safe(literal)),
         None => name,
     }
 }
 
+fn is_literal(word: &str) -> bool {
+    let inner = word.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let address = inner.map(|inner| inner.strip_prefix("IPv6:").unwrap_or(inner));
+    address.is_some_and(|address| address.parse::<IpAddr>().is_ok())
+}
+
 /// An address for a person, or for a field of the header. Only letters that deceive the eye are replaced.
 pub fn address(address: &Address) -> String {
-    printable(&address.to_string(), LINE)
+    printable(&address.to_string(), limits::TEXT_LINE)
 }
 
 /// An address that is not ASCII, in ASCII: `j\x{F6}rg@example.org` (RFC 6533 §3, utf-8-addr-xtext).
@@ -69,13 +75,6 @@ pub fn utf8_address(address: &Address) -> String {
 
 fn embedded(letter: char) -> String {
     format!("\\x{{{:02X}}}", u32::from(letter))
-}
-
-/// Neither a control character, nor a line or paragraph separator, nor what changes the direction of writing.
-fn is_safe(letter: char) -> bool {
-    let misleads = matches!(letter,
-        '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-    !letter.is_control() && !misleads
 }
 
 /// A field with its CR LF, folded before blanks, so that unfolding gives `value` again. `value` must be printable.
@@ -161,7 +160,8 @@ mod tests {
     #[test]
     fn a_host_is_a_name_and_nothing_more() {
         assert_eq!(host("mx.example.net [IPv6:2001:db8::1]"), "mx.example.net [IPv6:2001:db8::1]");
-        assert_eq!(host("mx(x)\0.ä=< [x y"), "mx?x??.??? [x");
+        assert_eq!(host("mx(x)\0.ä=< [x y"), "mx?x??.???");
+        assert_eq!(host("mx [Action: failed]"), "mx");
         assert_eq!(host("mx: says:\r\nBcc: x"), "mx?");
         assert_eq!(host(" "), "?");
     }
@@ -208,7 +208,7 @@ mod tests {
                     prop_assert!(line.starts_with(' ') && !line.trim().is_empty());
                 }
                 for line in folded.lines().chain(wrapped(&safe, "> ", "> ").lines()) {
-                    prop_assert!(line.len() <= LINE, "{}", line.len());
+                    prop_assert!(line.len() <= limits::TEXT_LINE, "{}", line.len());
                 }
             }
         }

@@ -1,17 +1,14 @@
-//! What the last reply for a recipient says: its codes, and whether it was the last of many tries.
+//! What the last reply for a recipient says: its codes, and the words after them.
 //!
 //! The text is another host's, or this one's; reading it never fails.
 
-use super::Action;
+use super::{Action, Reported};
 use crate::mail::reply::Enhanced;
-
-/// How this host words that it gave up, after `550 5.4.7`; the last reply follows.
-pub const GIVEN_UP: &str = "given up; the last reply was: ";
 
 /// A reply in one line, taken apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Said<'a> {
-    /// All of it; where it was given up, the last reply before that.
+    /// All of it.
     pub text: &'a str,
     /// The three digits at its front.
     pub code: Option<u16>,
@@ -22,25 +19,23 @@ pub struct Said<'a> {
 }
 
 impl<'a> Said<'a> {
-    /// Takes a reply apart.
-    pub fn read(reply: &'a str) -> Said<'a> {
-        let said = Said::plain(reply);
-        if said.enhanced != Some(Enhanced(5, 4, 7)) {
-            return said;
-        }
-        match reply.split_once(GIVEN_UP).map(|(_, last)| Said::plain(last)) {
-            Some(last) if matches!(last.code, Some(400..=499)) => Said { gave_up: true, ..last },
-            Some(last) if last.text.is_empty() => Said { gave_up: true, ..said },
-            _ => said,
-        }
+    /// Takes the reply for a recipient apart.
+    pub fn of(recipient: &Reported<'a>) -> Said<'a> {
+        Said { gave_up: recipient.gave_up, ..Said::read(recipient.reply.unwrap_or_default()) }
     }
 
-    fn plain(reply: &'a str) -> Said<'a> {
+    fn read(reply: &'a str) -> Said<'a> {
         let mut words = reply.split(' ');
         let code =
             words.next().filter(|word| word.len() == 3).and_then(number).filter(|code| (200..600).contains(code));
         let enhanced = code.and_then(|_| words.next()).and_then(enhanced);
         Said { text: reply, code, enhanced, gave_up: false }
+    }
+
+    /// What follows the codes; all of it, if nothing does.
+    pub fn words(&self) -> &'a str {
+        let codes = usize::from(self.code.is_some()) + usize::from(self.enhanced.is_some());
+        self.text.splitn(codes + 1, ' ').nth(codes).unwrap_or(self.text)
     }
 
     /// The status for a report of `action` (RFC 3464 §2.3.4): the enhanced code where its class is one of the action's,
@@ -121,21 +116,28 @@ mod tests {
     }
 
     #[test]
-    fn what_was_given_up_has_the_code_of_the_trouble() {
-        for (last, expected, text) in [
-            ("451 4.4.1 no answer", "4.4.1", "451 4.4.1 no answer"),
-            ("450 greylisted", "4.4.7", "450 greylisted"),
-            ("450 4.0.0 later", "4.4.7", "450 4.0.0 later"),
-            ("", "4.4.7", "550 5.4.7 given up; the last reply was: "),
+    fn words_stand_without_their_codes() {
+        for (reply, words) in [
+            ("451 4.4.1 no answer", "no answer"),
+            ("451 no answer", "no answer"),
+            ("no answer", "no answer"),
+            ("451 4.4.1", "451 4.4.1"),
+            ("", ""),
         ] {
-            let reply = format!("550 5.4.7 {GIVEN_UP}{last}");
-            let said = Said::read(&reply);
-            assert!(said.gave_up);
-            assert_eq!((said.status(Action::Failed).to_string().as_str(), said.text), (expected, text));
+            assert_eq!(Said::read(reply).words(), words, "{reply}");
         }
-        // Nobody gives up after a final reply: another host plays with our words.
-        let said = Said::read("550 5.4.7 given up; the last reply was: 250 2.0.0 ok");
+    }
+
+    #[test]
+    fn what_was_given_up_has_the_code_of_the_trouble() {
+        for (last, expected) in
+            [("451 4.4.1 no answer", "4.4.1"), ("450 greylisted", "4.4.7"), ("450 4.0.0 later", "4.4.7"), ("", "4.4.7")]
+        {
+            let said = Said { gave_up: true, ..Said::read(last) };
+            assert_eq!((said.status(Action::Failed).to_string().as_str(), said.text), (expected, last));
+        }
+        // In words that were ours once, another host says no more than in its own.
+        let said = Said::read("550 5.4.7 given up; the last reply was: 451 4.4.1 no answer");
         assert_eq!((said.gave_up, said.status(Action::Failed)), (false, Enhanced(5, 4, 7)));
-        assert!(!Said::read("550 5.1.1 given up; the last reply was: 451 x").gave_up);
     }
 }

@@ -104,7 +104,8 @@ fn groups<'a, 'b>(report: &'a Report<'b>, action: Action) -> Vec<Vec<&'a Reporte
         // Many hosts repeat the address in what they say, and mean the same.
         let reply = recipient.reply.unwrap_or_default().to_lowercase();
         let reply = reply.replace(&recipient.recipient.to_string().to_lowercase(), "");
-        let at = *known.entry((recipient.host, reply, recipient.retry_until)).or_insert(groups.len());
+        let at =
+            *known.entry((recipient.host, reply, recipient.gave_up, recipient.retry_until)).or_insert(groups.len());
         match groups.get_mut(at) {
             Some(group) => group.push(recipient),
             None => groups.push(vec![recipient]),
@@ -131,7 +132,7 @@ fn names(group: &[&Reported<'_>]) -> String {
 
 /// What was said for a group, and what can be done.
 fn outcome(report: &Report<'_>, recipient: &Reported<'_>, count: usize) -> String {
-    let said = Said::read(recipient.reply.unwrap_or_default());
+    let said = Said::of(recipient);
     match recipient.action {
         Action::Failed => {
             let status = said.status(Action::Failed);
@@ -139,7 +140,7 @@ fn outcome(report: &Report<'_>, recipient: &Reported<'_>, count: usize) -> Strin
             if is_size(status) {
                 hint.push_str(&format!(" It has {}.", size(report.original.size)));
             }
-            let tries = if said.gave_up { "After many tries it was given up. At the last one, " } else { "" };
+            let tries = if recipient.gave_up { "After many tries it was given up. At the last one, " } else { "" };
             quoted(tries, recipient, &said) + &paragraph(&hint)
         }
         Action::Delayed => {
@@ -161,15 +162,19 @@ fn outcome(report: &Report<'_>, recipient: &Reported<'_>, count: usize) -> Strin
     }
 }
 
-/// The last reply, marked as someone's words.
+/// The last reply, or what this server found, marked as not of this letter.
 fn quoted(start: &str, recipient: &Reported<'_>, said: &Said<'_>) -> String {
     if said.text.is_empty() {
         return String::new();
     }
-    let host = recipient.host.map_or("this server".to_owned(), |host| format!("the host {}", safe::host(host)));
-    let mut intro = format!("{start}{host} said:");
+    // The codes of our own findings are for programs: nobody said them to anybody.
+    let (who, what) = match recipient.host {
+        Some(host) => (format!("the host {} said", safe::host(host)), said.text),
+        None => ("this server found".to_owned(), said.words()),
+    };
+    let mut intro = format!("{start}{who}:");
     intro[..1].make_ascii_uppercase();
-    let reply = printable(said.text, limits::FOREIGN_TEXT);
+    let reply = printable(what, limits::FOREIGN_TEXT);
     paragraph(&intro) + &wrapped(&reply, "> ", "> ") + "\r\n"
 }
 
@@ -250,21 +255,39 @@ need help, forward all of this to postmaster@example.org.
         let mut report = sample();
         report.original.size = 35_400_000;
         for (reply, host, said) in [
-            ("552 5.3.4 too big", None, "This server said: > 552 5.3.4 too big The message is too large."),
+            ("552 5.3.4 too big", None, "This server found: > too big The message is too large."),
             ("552 5.3.4 too big", None, "can fetch them. It has 35.4 MB."),
+            // What another host says of itself in our words stays what it said.
             (
                 "550 5.4.7 given up; the last reply was: 451 4.4.1 no answer",
                 Some("mx"),
+                "The host mx said: > 550 5.4.7 given up; the last reply was: 451 4.4.1 no answer ",
+            ),
+            (
+                "451 4.4.1 no answer",
+                Some("mx"),
                 "After many tries it was given up. At the last one, the host mx said: > 451 4.4.1 no answer The",
+            ),
+            (
+                "451 4.4.1 mx [192.0.2.1] refused the connection",
+                None,
+                "At the last one, this server found: > mx [192.0.2.1] refused the connection The recipient's mail host could",
             ),
         ] {
             report.recipients[0].reply = Some(reply);
             report.recipients[0].host = host;
+            report.recipients[0].gave_up = reply.starts_with('4');
             let text = words(&report).replace("\r\n\r\n", " ").replace("\r\n", " ");
             assert!(text.contains(said), "{text}");
         }
-        report.recipients[0].reply = None;
-        assert!(!words(&report).contains("said:"));
+        // The same words mean another thing where they were not the last of many.
+        report.recipients.push(Reported { gave_up: false, ..report.recipients[0] });
+        let text = words(&report);
+        assert!(text.matches("At the last one").count() == 1 && text.matches("found:").count() == 2, "{text}");
+        report.recipients.pop();
+        (report.recipients[0].reply, report.recipients[0].gave_up) = (None, false);
+        let text = words(&report);
+        assert!(!text.contains("said:") && !text.contains("found:"), "{text}");
     }
 
     #[test]

@@ -8,11 +8,13 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{Uid, User, geteuid};
 
+use super::drop_error::{self, DropError};
 use super::line_ends::Canonical;
-use super::message::{self, Context, DropError, Owner};
+use super::message::{self, Context, Owner};
 use crate::io::clock::{self, Now};
 use crate::io::durable;
 use crate::limits;
+use crate::mail::complete::Stamp;
 use crate::mail::header::HopCounter;
 use crate::mail::queue_id::QueueId;
 use crate::maillog::{self, Origin};
@@ -98,7 +100,10 @@ fn commit(spool: &Spool, site: &Site, id: QueueId, (path, name): (&Path, &OsStr)
     if !kind.is_file() {
         return Err(DropError::new(0, "it is not a regular file", "put a file with the message here").into());
     }
-    let mut file = durable::open_untrusted(path)?;
+    let mut file = match durable::open_untrusted(path) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(unreadable().into()),
+        opened => opened?,
+    };
     let metadata = file.metadata()?;
     check_file(&metadata, site)?;
     if !spool.has_room(metadata.len(), site.config.limits.free_space)? {
@@ -113,6 +118,11 @@ fn commit(spool: &Spool, site: &Site, id: QueueId, (path, name): (&Path, &OsStr)
         return Err(NotTaken::Changed);
     }
     Ok(spool.commit_unscheduled(draft, origin)?)
+}
+
+fn unreadable() -> DropError {
+    let who = User::from_uid(geteuid()).ok().flatten().map_or_else(|| "the server".to_owned(), |user| user.name);
+    DropError::new(0, "the server may not read it", format!("chmod or chown it so that {who} can"))
 }
 
 fn check_file(metadata: &Metadata, site: &Site) -> Result<(), DropError> {
@@ -161,14 +171,12 @@ struct Source<'a> {
 
 fn write_draft(spool: &Spool, site: &Site, id: QueueId, source: Source<'_>) -> Result<Draft, NotTaken> {
     let date = clock::rfc5322(Now::read().wall);
-    let unique = id.to_string();
+    let stamp = Stamp { date: date.clone(), unique: id.to_string(), hostname: site.config.hostname.clone() };
     let context = Context {
         default_domain: site.config.first_domain(),
-        hostname: &site.config.hostname,
         owner: &source.owner,
         config: &site.config,
-        date: &date,
-        unique: &unique,
+        stamp: &stamp,
     };
     let dropped = message::read(&source.head, &context)?;
     let mut hops = HopCounter::default();
@@ -220,7 +228,7 @@ fn set_aside(spool: &Spool, path: &Path, name: &OsStr, error: &DropError) -> io:
     let number = (0..10_000).find(free).ok_or(io::ErrorKind::AlreadyExists)?;
     let (bad, report) = (named(number, ".bad"), named(number, ".report"));
     let shown = bad.file_name().unwrap_or(name).display().to_string();
-    durable::write_new(&report, message::report(&shown, error).as_bytes())?;
+    durable::write_new(&report, drop_error::report(&shown, error).as_bytes())?;
     // It quotes nothing, and whoever dropped the file is to read it.
     fs::set_permissions(&report, fs::Permissions::from_mode(0o644))?;
     durable::rename_new(path, &bad)?;

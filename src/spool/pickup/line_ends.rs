@@ -2,7 +2,7 @@
 //!
 //! Pure. Fails with a [`DropError`] that names the line of a lone CR or of a NUL.
 
-use super::message::DropError;
+use super::drop_error::DropError;
 
 /// Makes each LF or CR LF of a stream a CR LF; what can't be one is refused with its line.
 #[derive(Debug)]

@@ -5,12 +5,13 @@
 //! the line and what to do, and quotes nothing: its report may be read by others than its owner.
 
 use std::collections::HashSet;
-use std::fmt;
 
+use super::drop_error::DropError;
 use super::line_ends::Canonical;
-use crate::config::{Config, SenderGrant};
+use crate::config::Config;
 use crate::limits;
 use crate::mail::address::{Address, Domain, ReversePath};
+use crate::mail::complete::{self, Stamp};
 use crate::mail::envelope::{Envelope, Recipient};
 use crate::mail::header::{self, Field, Header};
 use crate::mail::parameter::{MailParameters, RcptParameters};
@@ -29,16 +30,12 @@ pub enum Owner {
 pub struct Context<'a> {
     /// The domain of names without one.
     pub default_domain: &'a Domain,
-    /// The name of this host.
-    pub hostname: &'a Domain,
     /// Who put the file there.
     pub owner: &'a Owner,
     /// The grants, the local domains and the limits.
     pub config: &'a Config,
-    /// Now, for a message without a date.
-    pub date: &'a str,
-    /// The left side of a Message-ID, for a message without one.
-    pub unique: &'a str,
+    /// For a message without a date or a Message-ID.
+    pub stamp: &'a Stamp,
 }
 
 /// What was read.
@@ -52,46 +49,6 @@ pub struct Dropped {
     pub header_lines: usize,
     /// Where in the file the body begins.
     pub body_offset: usize,
-}
-
-/// Why a file can't be taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DropError {
-    /// The line, from 1; 0 is the whole file.
-    pub line: usize,
-    /// What is wrong.
-    pub what: String,
-    /// What would be right.
-    pub mend: String,
-}
-
-impl fmt::Display for DropError {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.line > 0 {
-            write!(out, "line {}: ", self.line)?;
-        }
-        write!(out, "{}; {}", self.what, self.mend)
-    }
-}
-
-impl std::error::Error for DropError {}
-
-impl DropError {
-    /// What is wrong, and what to do; line 0 is the file as a whole.
-    pub fn new(line: usize, what: impl Into<String>, mend: impl Into<String>) -> DropError {
-        DropError { line, what: what.into(), mend: mend.into() }
-    }
-}
-
-/// The text of `NAME.report`; `name` is that of the file beside it.
-pub fn report(name: &str, error: &DropError) -> String {
-    let place = if error.line > 0 { format!("line {} of {name}", error.line) } else { name.to_owned() };
-    let sendable = name.strip_suffix(".bad").unwrap_or(name);
-    format!(
-        "The message in {name} was not sent to anyone.\n\nWhere:     {place}\nWhat:      {}\nWhat to do: {}\n\n\
-         Then: mv {name} {sendable}\nThis report can be removed. The rules are in postrider-spool(5).\n",
-        error.what, error.mend
-    )
 }
 
 /// Reads the first octets of a file, in which its whole envelope and header must stand.
@@ -267,10 +224,7 @@ fn may_send_as(login: &str, address: &Address, config: &Config) -> bool {
     let own = address.local_part().eq_ignore_ascii_case(login)
         && address.domain().is_some_and(|domain| config.is_local(domain));
     let grants = config.drop.senders.get(login).map(Vec::as_slice).unwrap_or_default();
-    own || grants.iter().any(|grant| match grant {
-        SenderGrant::Address(granted) => granted.folded() == address.folded(),
-        SenderGrant::Domain(domain) => address.domain() == Some(domain),
-    })
+    own || grants.iter().any(|grant| grant.covers(address))
 }
 
 /// The header to send: without Bcc, and with what every message must have (RFC 5322 §3.6).
@@ -282,18 +236,14 @@ fn print(header: &Header<'_>, context: &Context<'_>) -> Result<Vec<u8>, DropErro
         lines.feed(field.octets, &mut text)?;
         lines.finish(&mut text)?;
     }
-    if header.all("Date").next().is_none() {
-        text.extend_from_slice(format!("Date: {}\r\n", context.date).as_bytes());
-    }
-    if header.all("Message-ID").next().is_none() {
-        text.extend_from_slice(format!("Message-ID: <{}@{}>\r\n", context.unique, context.hostname).as_bytes());
-    }
+    text.extend_from_slice(complete::missing_fields(header, context.stamp).as_bytes());
     Ok(text)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spool::pickup::drop_error;
     use proptest::prelude::*;
 
     fn config() -> Config {
@@ -302,16 +252,14 @@ mod tests {
         Config::parse(text, std::path::Path::new("")).unwrap()
     }
 
+    fn stamp(config: &Config) -> Stamp {
+        Stamp { date: "DATE".into(), unique: "ID".into(), hostname: config.hostname.clone() }
+    }
+
     fn read_as(owner: &Owner, text: &[u8]) -> Result<(String, String), DropError> {
         let config = config();
-        let context = Context {
-            default_domain: config.first_domain(),
-            hostname: &config.hostname,
-            owner,
-            config: &config,
-            date: "DATE",
-            unique: "ID",
-        };
+        let stamp = stamp(&config);
+        let context = Context { default_domain: config.first_domain(), owner, config: &config, stamp: &stamp };
         let dropped = read(text, &context)?;
         let lines = memchr::memchr_iter(b'\n', &text[..dropped.body_offset]).count();
         assert!(dropped.header_lines == lines || !text[..dropped.body_offset].ends_with(b"\n"));
@@ -415,7 +363,7 @@ mod tests {
             (&large, 4, "header is larger"),
         ] {
             let error = read_as(&Owner::Trusted, text.as_bytes()).unwrap_err();
-            let report = report("x.eml.bad", &error);
+            let report = drop_error::report("x.eml.bad", &error);
             assert_eq!(error.line, line, "{error}");
             assert!(error.what.contains(word), "{error}");
             assert!(!error.mend.is_empty() && !report.contains("s3cret"), "{report}");
@@ -429,7 +377,8 @@ mod tests {
             let _ = read_as(&Owner::Trusted, text.as_bytes());
             let config = config();
             let owner = Owner::Login("ann".to_owned());
-            let context = Context { default_domain: config.first_domain(), hostname: &config.hostname, owner: &owner, config: &config, date: "", unique: "" };
+            let stamp = stamp(&config);
+            let context = Context { default_domain: config.first_domain(), owner: &owner, config: &config, stamp: &stamp };
             let _ = super::read(&octets, &context);
         }
     }

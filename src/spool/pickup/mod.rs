@@ -9,6 +9,7 @@
 //! `NAME.report`, one that changes while it is read is given back, and lack of space or an error of the disk leaves it
 //! where it is, to be tried again. After a crash a `.ID` whose entry exists is removed at start, else taken again.
 
+mod drop_error;
 mod intake;
 mod line_ends;
 pub mod message;
@@ -89,8 +90,9 @@ impl Files<'_> {
         for id in self.names().iter().filter_map(taken_as) {
             let name = OsString::from(id.to_string());
             let taken = match self.spool.is_entry(id) {
-                true => Ok(Taken::Entry(id)),
-                false => intake::take(self.spool, &self.site.get(), id, &name),
+                Ok(true) => Ok(Taken::Entry(id)),
+                Ok(false) => intake::take(self.spool, &self.site.get(), id, &name),
+                Err(error) => Err(error),
             };
             self.note(name, taken);
         }

@@ -1,0 +1,413 @@
+//! The gate that every login goes through, by SMTP and by POP3, and who may send as whom after it.
+//!
+//! Promises: a name has one normal form, for the check, the mailbox and the log; a name that is not here and a wrong
+//! password cost the same work, wait the same time and tell the same; at most `limits::LOGIN_CHECKS` passwords are checked
+//! at once; who guesses is slowed down, then shut out ([`guesses`]), and that is written to the log.
+//!
+//! [`Gate::check`] takes a name and a password; [`dialogue`] speaks a whole SASL exchange. Both wait as long as the answer
+//! has to wait, so each belongs into the thread of its connection. Fails with a [`Denied`].
+
+pub mod dialogue;
+pub mod guesses;
+
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::io::clock::Now;
+use crate::io::tls::TlsFacts;
+use crate::limits;
+use crate::mail::address::{Address, Domain, ReversePath};
+use crate::mail::sasl::server::Lookup;
+use crate::mail::sasl::{Bindings, Credentials, Keys, Mechanism};
+use crate::maillog;
+use crate::route::{CurrentSite, Place, Site};
+use guesses::{Guesses, ShutOut};
+
+/// The gate. There is one, which all connections share.
+#[derive(Debug)]
+pub struct Gate {
+    site: Arc<CurrentSite>,
+    guesses: Guesses,
+    give: Sender<()>,
+    take: Receiver<()>,
+    /// What keys of nobody are made from; with a restart they are others.
+    secret: [u8; 32],
+    prints: RandomState,
+    time: Time,
+}
+
+/// How the gate tells the time and waits.
+#[derive(Clone, Copy, Debug)]
+struct Time {
+    now: fn() -> Duration,
+    pass: fn(Duration),
+}
+
+/// Why someone is not let in. The client is told no more than which of these it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// Name or password are wrong; the words are for the log alone.
+    Wrong(&'static str),
+    /// There were too many wrong ones from this address. The connection should be closed.
+    ShutOut,
+    /// Too many are being checked.
+    Busy,
+}
+
+impl Denied {
+    /// The reason, for the log.
+    pub fn why(self) -> &'static str {
+        match self {
+            Denied::Wrong(why) => why,
+            Denied::ShutOut => "shut out after too many wrong passwords",
+            Denied::Busy => "too many logins at once",
+        }
+    }
+}
+
+impl From<ShutOut> for Denied {
+    fn from(_: ShutOut) -> Denied {
+        Denied::ShutOut
+    }
+}
+
+/// Someone who logs in by SCRAM and has not proved anything yet. Dropped, it was no guess.
+#[derive(Debug)]
+pub struct Prospect {
+    client: IpAddr,
+    address: Result<Address, &'static str>,
+    /// The name that guesses are counted under.
+    counted: Option<Address>,
+    keys: Keys,
+}
+
+impl Prospect {
+    /// What to prove it by.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+}
+
+impl Gate {
+    /// A gate that nobody has come to.
+    pub fn new(site: Arc<CurrentSite>) -> Gate {
+        Gate::with(site, Time { now: || Now::read().boot, pass: std::thread::sleep })
+    }
+
+    fn with(site: Arc<CurrentSite>, time: Time) -> Gate {
+        let (give, take) = bounded(limits::LOGIN_CHECKS);
+        for _ in 0..limits::LOGIN_CHECKS {
+            // There is room for all: it is made for as many.
+            let _ = give.try_send(());
+        }
+        let mut secret = [0; 32];
+        getrandom::fill(&mut secret).expect("the kernel has random octets");
+        Gate { site, guesses: Guesses::new(), give, take, secret, prints: RandomState::new(), time }
+    }
+
+    /// One that waits for nothing, for tests of what stands behind it.
+    #[cfg(test)]
+    pub fn without_waits(site: Arc<CurrentSite>) -> Gate {
+        Gate::with(site, Time { now: || Duration::ZERO, pass: |_| () })
+    }
+
+    /// The mechanisms to offer, best first.
+    pub fn offered(&self, protected: bool, bindings: &Bindings) -> Vec<Mechanism> {
+        Mechanism::offered(protected, self.site.get().users.scram_iterations().is_some(), bindings)
+    }
+
+    /// Whether the address is shut out: a greeting that says so saves both sides a login.
+    pub fn is_shut_out(&self, client: IpAddr) -> bool {
+        self.guesses.is_shut_out(client, (self.time.now)())
+    }
+
+    /// Checks a password, and gives whose it is. Waits as long as the answer has to.
+    pub fn check(&self, client: IpAddr, credentials: &Credentials) -> Result<Address, Denied> {
+        let site = self.site.get();
+        let address = address(&credentials.name, site.config.first_domain());
+        self.wait(client, address.as_ref())?;
+        let verdict = {
+            let _turn = self.turn().ok_or(Denied::Busy)?;
+            // Others of the same client had their turns meanwhile.
+            if self.is_shut_out(client) {
+                return Err(Denied::ShutOut);
+            }
+            let verdict = judge(&site, address.as_ref(), credentials);
+            let print = self.prints.hash_one((&address, &credentials.password.0));
+            self.remember(client, address.as_ref(), Some(print), verdict.is_ok());
+            verdict
+        };
+        self.answer(verdict)
+    }
+
+    /// Looks up what someone has to prove; there is always something. Waits as [`Gate::check`] does.
+    pub fn look_up(&self, client: IpAddr, lookup: &Lookup) -> Result<Prospect, Denied> {
+        let site = self.site.get();
+        let address = address(lookup.name(), site.config.first_domain());
+        self.wait(client, address.as_ref())?;
+        let name = address.as_ref().map_or_else(|| lookup.name().to_lowercase(), Address::to_string);
+        let iterations = site.users.scram_iterations().unwrap_or(limits::SCRAM_ITERATIONS);
+        let nobody = Keys::of_nobody(&self.secret, &name, iterations);
+        let known = address.as_ref().and_then(|address| site.users.scram_keys(address));
+        let who = match (&address, &known) {
+            (None, _) => Err("not an address"),
+            (Some(address), None) if !site.users.contains(address) => Err("no such user"),
+            (Some(_), None) => Err("the password is not kept for SCRAM"),
+            (Some(address), Some(_)) => same(lookup.authzid(), address, &site).map(|()| address.clone()),
+        };
+        let keys = known.filter(|_| who.is_ok()).unwrap_or(nobody);
+        Ok(Prospect { client, address: who, counted: address, keys })
+    }
+
+    /// Lets someone in who `proved` it, or not.
+    pub fn settle(&self, prospect: Prospect, proved: bool) -> Result<Address, Denied> {
+        let Prospect { client, address, counted, .. } = prospect;
+        if self.is_shut_out(client) {
+            return Err(Denied::ShutOut);
+        }
+        let verdict = address.and_then(|address| if proved { Ok(address) } else { Err("wrong password") });
+        self.remember(client, counted.as_ref(), None, verdict.is_ok());
+        self.answer(verdict)
+    }
+
+    fn wait(&self, client: IpAddr, name: Option<&Address>) -> Result<(), Denied> {
+        let delay = self.guesses.wait(client, name, (self.time.now)())?;
+        if !delay.is_zero() {
+            (self.time.pass)(delay);
+        }
+        Ok(())
+    }
+
+    /// Remembers how a login went, before the next of the same client has its turn.
+    fn remember(&self, client: IpAddr, name: Option<&Address>, print: Option<u64>, is_right: bool) {
+        if is_right {
+            return self.guesses.succeeded(client);
+        }
+        if let Some(failures) = self.guesses.failed(client, name, print, (self.time.now)()) {
+            maillog::shut_out(client, failures, limits::LOGIN_SHUT_OUT);
+        }
+    }
+
+    /// The answer to a wrong password is held back.
+    fn answer(&self, verdict: Result<Address, &'static str>) -> Result<Address, Denied> {
+        if verdict.is_err() {
+            (self.time.pass)(limits::LOGIN_DELAY);
+        }
+        verdict.map_err(Denied::Wrong)
+    }
+
+    fn turn(&self) -> Option<Turn<'_>> {
+        self.take.recv_timeout(limits::LOGIN_WAIT).ok()?;
+        Some(Turn(self))
+    }
+}
+
+/// One of the places where a password is checked; given back when dropped.
+struct Turn<'a>(&'a Gate);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        // The place it came from is free.
+        let _ = self.0.give.try_send(());
+    }
+}
+
+/// Whether someone who logged in may send as this address: his own, one that his `postrider_senders` name, or one whose
+/// mail comes to his mailbox, by an alias, a tag or as the catch-all.
+pub fn may_send_as(site: &Site, user: &Address, sender: &Address) -> bool {
+    let ends_there = |address: &Address| {
+        let route = site.route(address, &ReversePath::Null);
+        route.ends.iter().any(|end| end.place == Place::Mailbox && end.address.folded() == user.folded())
+    };
+    site.users.may_send_as(user, sender) || ends_there(sender)
+}
+
+/// What ties a login to its connection (RFC 5056).
+pub fn bindings(tls: Option<&TlsFacts>) -> Bindings {
+    tls.map_or_else(Bindings::default, |facts| Bindings {
+        exporter: facts.exporter.map(Vec::from),
+        server_end_point: facts.server_end_point.clone(),
+    })
+}
+
+fn judge(site: &Site, address: Option<&Address>, credentials: &Credentials) -> Result<Address, &'static str> {
+    // Also for what is no address: the time a check takes must not tell one from the other.
+    let nobody = Address::new("", site.config.first_domain().clone()).ok();
+    let asked = address.or(nobody.as_ref());
+    let matches = asked.is_some_and(|asked| site.users.verify(asked, &credentials.password.0));
+    match address {
+        None => Err("not an address"),
+        Some(address) if !site.users.contains(address) => Err("no such user"),
+        Some(_) if !matches => Err("wrong password"),
+        Some(address) => same(&credentials.authzid, address, site).map(|()| address.clone()),
+    }
+}
+
+/// Whether the authorization identity is that of who logs in.
+fn same(authzid: &str, own: &Address, site: &Site) -> Result<(), &'static str> {
+    let is_same = authzid.is_empty() || address(authzid, site.config.first_domain()).as_ref() == Some(own);
+    if is_same { Ok(()) } else { Err("the login is for another user's mail") }
+}
+
+/// A name without a domain is one of the first domain. What is no address is nobody.
+fn address(name: &str, first_domain: &Domain) -> Option<Address> {
+    let whole = name.parse().or_else(|_| format!("{name}@{first_domain}").parse::<Address>());
+    whole.ok().map(|address| address.folded())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::aliases::Aliases;
+    use crate::config::Config;
+    use crate::users::Users;
+    use crate::users::password::count;
+    use std::cell::Cell;
+    use std::path::Path;
+    use std::time::Instant;
+
+    /// bcrypt at its cheapest, of `correct horse`.
+    pub const HASH: &str = "{BLF-CRYPT}$2y$04$ieEMV7yFbKBI6nMxyzghK.6jjBIbH.ugi88OVnrdWWu3COWDcZx2K";
+    /// Of the same.
+    pub const SCRAM: &str = "{SCRAM-SHA-256}4096,lgHqjYryQ5SFIjD4XvwRuA==,8xjx7VI4BmINyQCzosPEEkj+Ior6lzJywyxBXcfKk0U=,du77hf5JLTn7uGtuaKAw8vUtb1rKC/wYivLXO48Acms=";
+
+    /// The users ann and bob at example.org, with this for a password.
+    pub fn site(hash: &str) -> Arc<CurrentSite> {
+        let config = Config::parse("local_domains = [\"example.org\", \"example.net\"]", Path::new("/")).unwrap();
+        let text = format!("ann@example.org:{hash}::::::postrider_senders=@shop.example\nbob@example.org:{hash}\n");
+        let users = Users::parse(Path::new("users"), &text).unwrap();
+        let aliases = Aliases::parse(Path::new("aliases"), "info: ann\nall: ann, bob\n").unwrap();
+        Arc::new(CurrentSite::new(Site { config, users, aliases }))
+    }
+
+    thread_local!(static CLOCK: Cell<Duration> = const { Cell::new(Duration::ZERO) });
+
+    /// A gate whose waits take no time but this thread's own.
+    fn gate(hash: &str) -> Gate {
+        let pass = |span| CLOCK.set(CLOCK.get() + span);
+        Gate::with(site(hash), Time { now: || CLOCK.get(), pass })
+    }
+
+    fn client(number: u8) -> IpAddr {
+        IpAddr::from([192, 0, 2, number])
+    }
+
+    #[test]
+    fn names_are_addresses_in_any_case_or_bare() {
+        let domain = "example.org".parse().unwrap();
+        for name in ["ann", "ANN", "Ann@example.org", "ann@EXAMPLE.org", "\"ann\"@example.org"] {
+            assert_eq!(address(name, &domain).unwrap().to_string(), "ann@example.org", "{name}");
+        }
+        for name in ["", "ann@", "@example.org", "a nn", "ann@a@b", "ann@example.org/..", "ann@..", "a\0b", "<ann>"] {
+            assert_eq!(address(name, &domain), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn existing_and_unknown_users_are_the_same_work_and_the_same_time() {
+        for (hash, cost) in [(HASH, "$2y$04$"), (SCRAM, "4096,")] {
+            let gate = gate(hash);
+            for name in ["ann", "nobody", "ann@example.net", "no address", "", "ann@[127.0.0.1]", "bob@example.org"] {
+                let began = CLOCK.get();
+                let denied = gate.check(client(1), &Credentials::new(name, b"wrong")).unwrap_err();
+                assert!(matches!(denied, Denied::Wrong(_)));
+                assert_eq!(count::take(), [cost], "{name}");
+                assert_eq!(CLOCK.get() - began, limits::LOGIN_DELAY, "{name}");
+                gate.guesses.succeeded(client(1));
+            }
+            assert!(gate.check(client(1), &Credentials::new("ann", b"correct horse")).is_ok());
+            assert_eq!(count::take(), [cost]);
+        }
+    }
+
+    #[test]
+    fn only_oneself_can_be_asked_for() {
+        let gate = gate(HASH);
+        for (authzid, is_right) in
+            [("", true), ("ANN", true), ("ann@example.org", true), ("bob", false), ("a b", false)]
+        {
+            let credentials = Credentials { authzid: authzid.into(), ..Credentials::new("Ann", b"correct horse") };
+            let verdict = gate.check(client(1), &credentials);
+            assert_eq!(verdict.is_ok(), is_right, "{authzid}: {verdict:?}");
+        }
+    }
+
+    #[test]
+    fn who_guesses_waits_and_is_shut_out_even_with_the_right_password() {
+        let gate = gate(HASH);
+        let began = CLOCK.get();
+        let mut denied = Vec::new();
+        for number in 0..limits::LOGIN_FAILURES + 5 {
+            let credentials = Credentials::new("ann", format!("wrong {number}").as_bytes());
+            denied.push(gate.check(client(1), &credentials).unwrap_err());
+        }
+        let of = |number: u32| denied[number as usize];
+        assert_eq!(of(limits::LOGIN_FAILURES - 1), Denied::Wrong("wrong password"));
+        assert_eq!(of(limits::LOGIN_FAILURES), Denied::ShutOut);
+        assert_eq!((CLOCK.get() - began).as_secs(), 15 + 1 + 2 + 4 + 7 * 8);
+        assert_eq!(count::take().len(), limits::LOGIN_FAILURES as usize, "who is shut out costs no work");
+        let right = Credentials::new("ann", b"correct horse");
+        assert_eq!(gate.check(client(1), &right), Err(Denied::ShutOut));
+        assert!(
+            gate.is_shut_out(client(1)) && gate.check(client(2), &right).is_ok(),
+            "the owner gets in from elsewhere"
+        );
+        CLOCK.set(CLOCK.get() + limits::LOGIN_SHUT_OUT);
+        assert!(gate.check(client(1), &right).is_ok());
+    }
+
+    #[test]
+    fn so_many_are_checked_at_once_and_the_next_waits_its_turn() {
+        let gate = Gate::without_waits(site(HASH));
+        let mut turns: Vec<_> = (0..limits::LOGIN_CHECKS).map(|_| gate.turn().unwrap()).collect();
+        assert!(gate.take.try_recv().is_err());
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| gate.check(client(1), &Credentials::new("ann", b"correct horse")).is_ok());
+            std::thread::sleep(Duration::from_millis(50));
+            let begun = Instant::now();
+            turns.pop();
+            assert!(waits.join().unwrap());
+            assert!(begun.elapsed() < limits::LOGIN_WAIT / 2);
+        });
+        drop(turns);
+        assert_eq!(gate.take.len(), limits::LOGIN_CHECKS);
+    }
+
+    #[test]
+    fn guesses_at_once_are_not_more_than_guesses_in_a_row() {
+        let gate = Gate::without_waits(site(HASH));
+        let guess = |number: u32| gate.check(client(1), &Credentials::new("ann", format!("{number}").as_bytes()));
+        let denied: Vec<_> = std::thread::scope(|scope| {
+            let all: Vec<_> = (0..100).map(|number| scope.spawn(move || guess(number))).collect();
+            all.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let checked = denied.iter().filter(|denied| **denied != Err(Denied::ShutOut)).count();
+        let most = limits::LOGIN_FAILURES as usize + limits::LOGIN_CHECKS - 1;
+        assert!((limits::LOGIN_FAILURES as usize..=most).contains(&checked), "{checked}");
+        let denied = gate.check(client(1), &Credentials::new("ann", b"correct horse"));
+        assert_eq!(denied, Err(Denied::ShutOut));
+    }
+
+    #[test]
+    fn one_sends_as_all_whose_mail_one_gets_and_as_the_file_says() {
+        let site = site(HASH).get();
+        for (sender, may) in [
+            ("ANN@example.org", true),
+            ("ann+tag@example.org", true),
+            ("info@example.org", true),
+            ("all@example.org", true),
+            ("x@shop.example", true),
+            ("bob@example.org", false),
+            ("nobody@example.org", false),
+            ("ann@example.com", false),
+            ("ann@example.net", false),
+        ] {
+            let ann = "ann@example.org".parse().unwrap();
+            assert_eq!(may_send_as(&site, &ann, &sender.parse().unwrap()), may, "{sender}");
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! What a disk that fails, and a person who moves files meanwhile, can do to an outcome.
+
+use std::thread;
+
+use super::*;
+use crate::spool::Writer;
+
+const ENTRY: &str = "X-Sender: <a@far.example>\r\nX-Receiver: <b@far.example>\r\nX-Receiver: <c@far.example>\r\n\r\n";
+const ID: &str = "0TQXGV0000001";
+const HALF: &str = "Attempts: 1\n\nTarget: b@far.example\nVia: next-hop\nStatus: delivered\n\n\
+                    Target: c@far.example\nVia: next-hop\n";
+
+struct World {
+    _folder: tempfile::TempDir,
+    spool: Spool,
+    writer: Option<Writer>,
+    id: QueueId,
+}
+
+impl World {
+    /// A spool with one entry and, if there is any, its state.
+    fn new(state: &str) -> World {
+        let folder = tempfile::tempdir().unwrap();
+        let queue = folder.path().join("queue");
+        fs::create_dir(&queue).unwrap();
+        fs::write(queue.join(format!("{ID}.eml")), ENTRY).unwrap();
+        if !state.is_empty() {
+            fs::write(queue.join(format!("{ID}.state")), state).unwrap();
+        }
+        let (spool, writer) = Spool::open(folder.path()).unwrap();
+        World { _folder: folder, spool, writer: Some(writer), id: ID.parse().unwrap() }
+    }
+
+    fn claim(&self) -> io::Result<Option<Claim<'_>>> {
+        assert_eq!(self.spool.schedule().claim(Now::read().boot), Some(self.id));
+        self.spool.try_open(self.id)
+    }
+
+    /// Does `work` while the writer's thread runs.
+    fn written(&mut self, work: impl FnOnce(&World)) {
+        let writer = self.writer.take().unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| writer.run(&self.spool));
+            work(self);
+            self.spool.stop_writer();
+        });
+    }
+
+    fn hold(&self) {
+        fs::rename(self.spool.folders.eml(self.id), self.held("eml")).unwrap();
+        self.spool.gone(self.id);
+    }
+
+    fn held(&self, ending: &str) -> PathBuf {
+        self.spool.folders.hold.join(format!("{ID}.{ending}"))
+    }
+}
+
+fn settlement(state: &str) -> Settlement {
+    let state = state.parse().unwrap();
+    let retry = Duration::from_secs(300);
+    Settlement { state, retry, broken_off: None, reports: vec![], report_missing: false }
+}
+
+#[test]
+fn a_message_is_never_without_the_state_that_says_who_has_it() {
+    let world = World::new(&HALF.replace("Attempts: 1", "Attempts: many"));
+    // The report of what is wrong can't be written.
+    let in_the_way = world.spool.folders.tmp.join(format!("{ID}.eml.report"));
+    fs::create_dir(&in_the_way).unwrap();
+    assert!(world.claim().is_err());
+    assert!(world.spool.folders.state(world.id).exists(), "or it would go to everybody again");
+    fs::remove_dir(in_the_way).unwrap();
+    assert!(world.spool.try_open(world.id).unwrap().is_none());
+    let failed = |ending: &str| world.spool.folders.failed.join(format!("{ID}.{ending}"));
+    assert!(failed("eml").exists() && failed("state").exists() && failed("eml.report").exists());
+    assert!(!world.spool.folders.state(world.id).exists() && !world.spool.schedule().knows(world.id));
+}
+
+#[test]
+fn what_is_set_aside_for_its_format_takes_its_state_along() {
+    let world = World::new(HALF);
+    fs::write(world.spool.folders.eml(world.id), "no envelope").unwrap();
+    assert!(world.claim().unwrap().is_none());
+    assert!(world.spool.folders.failed.join(format!("{ID}.state")).exists());
+}
+
+#[test]
+fn an_outcome_that_is_only_in_memory_follows_the_message_to_hold() {
+    let world = World::new("");
+    let claim = world.claim().unwrap().unwrap();
+    // Nothing can be written.
+    fs::remove_dir(&world.spool.folders.tmp).unwrap();
+    claim.settle(settlement(HALF));
+    assert!(world.spool.schedule().slot_mut(world.id).unwrap().unwritten.is_some());
+    fs::create_dir(&world.spool.folders.tmp).unwrap();
+    world.hold();
+    assert!(world.claim().unwrap().is_none(), "what is claimed is written down, and nothing tried");
+    let state = fs::read_to_string(world.held("state")).unwrap();
+    assert!(state.contains("Status: delivered") && !world.spool.schedule().knows(world.id), "{state}");
+}
+
+#[test]
+fn an_outcome_that_is_only_in_memory_is_tried_once_more_at_the_end() {
+    let mut world = World::new("");
+    let claim = world.claim().unwrap().unwrap();
+    fs::remove_dir(&world.spool.folders.tmp).unwrap();
+    claim.settle(settlement(HALF));
+    fs::create_dir(&world.spool.folders.tmp).unwrap();
+    world.written(|world| world.spool.write_unwritten());
+    assert!(fs::read_to_string(world.spool.folders.state(world.id)).unwrap().contains("Status: delivered"));
+}
+
+#[test]
+fn the_servers_own_writing_is_no_edit() {
+    let mut world = World::new("");
+    world.written(|world| {
+        let mut claim = world.claim().unwrap().unwrap();
+        claim.record(&HALF.parse().unwrap()).unwrap();
+        claim.park();
+        assert!(world.spool.is_own_state(world.id));
+        fs::write(world.spool.folders.state(world.id), HALF.replace("Attempts: 1", "Attempts: 0")).unwrap();
+        assert!(!world.spool.is_own_state(world.id));
+    });
+}
+
+#[test]
+fn an_edit_during_an_attempt_ends_it_and_is_kept() {
+    let mut world = World::new(HALF);
+    world.written(|world| {
+        let mut claim = world.claim().unwrap().unwrap();
+        fs::write(world.spool.folders.state(world.id), HALF.replace("via: next-hop\n", "") + "Status: failed\n")
+            .unwrap();
+        assert!(claim.record(&HALF.parse().unwrap()).is_err());
+        claim.settle(settlement(HALF));
+        let state: State = fs::read_to_string(world.spool.folders.state(world.id)).unwrap().parse().unwrap();
+        assert!(!state.is_pending(), "the person gave it up");
+        assert!(world.spool.folders.eml(world.id).exists(), "and its sender is told at the next attempt");
+    });
+}
+
+#[test]
+fn a_message_moved_during_its_attempt_is_noticed_when_it_ends() {
+    let mut world = World::new("");
+    world.written(|world| {
+        let claim = world.claim().unwrap().unwrap();
+        fs::rename(world.spool.folders.eml(world.id), world.held("eml")).unwrap();
+        claim.park();
+        assert!(!world.spool.schedule().knows(world.id));
+    });
+    let mut world = World::new("");
+    world.written(|world| {
+        let claim = world.claim().unwrap().unwrap();
+        fs::rename(world.spool.folders.eml(world.id), world.held("eml")).unwrap();
+        claim.settle(settlement(HALF));
+        assert!(world.held("state").exists() && !world.spool.schedule().knows(world.id));
+        fs::rename(world.held("eml"), world.spool.folders.eml(world.id)).unwrap();
+        world.spool.came(world.id).unwrap();
+        assert!(world.spool.folders.state(world.id).exists() && !world.held("state").exists());
+    });
+}
+
+#[test]
+fn a_state_too_long_to_be_read_is_set_aside_and_never_written() {
+    let mut world = World::new("");
+    let long = format!("Attempts: 1\n{}", "\n".repeat(limits::STATE_FILE as usize));
+    fs::write(world.spool.folders.state(world.id), &long).unwrap();
+    assert!(world.claim().unwrap().is_none());
+    assert!(world.spool.folders.failed.join(format!("{ID}.state")).exists());
+    world.written(|world| assert!(world.spool.replace_state(world.id, &long).is_err()));
+}

@@ -1,0 +1,119 @@
+//! A client under TLS, spoken on line by line, which shows what it was shown, and an authority that signs for the tests.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use postrider::io::tls::Layer;
+use postrider::tls::{Level, client_config};
+use rustls::ClientConnection;
+
+use super::PATIENCE;
+
+/// A connection under TLS.
+pub struct TlsClient {
+    layer: Layer,
+    socket: TcpStream,
+    read: Vec<u8>,
+}
+
+impl TlsClient {
+    /// Connects, and begins TLS at once.
+    pub fn connect(address: SocketAddr) -> TlsClient {
+        let socket = TcpStream::connect(address).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        TlsClient::over(socket)
+    }
+
+    /// Begins TLS on a connection that has agreed to it. Anyone's certificate is good.
+    pub fn over(mut socket: TcpStream) -> TlsClient {
+        let config = client_config(&Level::Required).unwrap();
+        let mut layer = Layer::new(ClientConnection::new(config, "mail.example.org".try_into().unwrap()).unwrap());
+        layer.handshake(&mut socket).unwrap();
+        TlsClient { layer, socket, read: Vec::new() }
+    }
+
+    pub fn send(&mut self, octets: &[u8]) {
+        let mut left = octets;
+        while !left.is_empty() {
+            let count = self.layer.write(&mut self.socket, left).unwrap();
+            left = &left[count..];
+        }
+    }
+
+    /// The next line without its CR LF; empty at the end.
+    pub fn line(&mut self) -> String {
+        loop {
+            if let Some(at) = self.read.windows(2).position(|two| two == b"\r\n") {
+                let line = self.read.drain(..at + 2).collect::<Vec<_>>();
+                return String::from_utf8_lossy(&line[..at]).into_owned();
+            }
+            let mut block = [0; 4096];
+            match self.layer.read(&mut self.socket, &mut block) {
+                Ok(count @ 1..) => self.read.extend_from_slice(&block[..count]),
+                _ => return String::new(),
+            }
+        }
+    }
+
+    /// An SMTP reply of one or more lines; the last is returned.
+    pub fn reply(&mut self) -> String {
+        loop {
+            let line = self.line();
+            if line.as_bytes().get(3) != Some(&b'-') {
+                return line;
+            }
+        }
+    }
+
+    /// Sends a line and reads its reply, which begins with `code`.
+    pub fn ask(&mut self, line: &str, code: &str) -> String {
+        self.send(format!("{line}\r\n").as_bytes());
+        let reply = self.reply();
+        assert!(reply.starts_with(code), "{line:?}: expected {code}, got {reply:?}");
+        reply
+    }
+}
+
+/// What the default certificate of the server at `address` is for and when it was made, as openssl says; it is asked for
+/// by a new connection.
+pub fn shown_certificate(address: SocketAddr) -> String {
+    let mut client = Command::new("openssl")
+        .args(["s_client", "-connect", &address.to_string(), "-showcerts"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut text = String::new();
+    client.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    client.wait().unwrap();
+    let begin = text.find("-----BEGIN").expect("a certificate is shown");
+    let end = text.find("-----END").unwrap();
+    text[begin..end].to_owned()
+}
+
+/// Makes a certificate of its own with its key for `name`, and puts both there: in one rename each, as certbot does not.
+pub fn make_certificate(folder: &Path, name: &str) {
+    let (certificate, key) = (folder.join("new-certificate.pem"), folder.join("new-key.pem"));
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "90"])
+        .args(["-subj", &format!("/CN={name}"), "-addext", &format!("subjectAltName=DNS:{name}")])
+        .arg("-keyout")
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate)
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(made.success());
+    std::fs::rename(key, folder.join("key.pem")).unwrap();
+    std::fs::rename(certificate, folder.join("certificate.pem")).unwrap();
+}
+
+/// Writes all, and waits until it is on its way as a segment of its own.
+pub fn send_segment(socket: &mut TcpStream, octets: &[u8]) {
+    socket.set_nodelay(true).unwrap();
+    socket.write_all(octets).unwrap();
+}
