@@ -110,7 +110,7 @@ fn host(hop: &NextHop) -> String {
 
 /// The servers that delivery would try, in their order, or what keeps it from finding any.
 fn hosts(hop: &NextHop, config: &Config) -> Vec<String> {
-    match exchangers::servers(hop, &Resolver::new(config.dns.resolver), &Own::of(config)) {
+    match exchangers::servers(hop, &Resolver::new(&config.dns), &Own::of(config)) {
         Ok(servers) => servers.iter().map(ToString::to_string).collect(),
         Err(Outcome::Failed(cause)) => vec![format!("it would fail: {cause}")],
         Err(Outcome::Deferred(cause) | Outcome::Delivered(cause)) => vec![format!("it would wait: {cause}")],
