@@ -50,18 +50,24 @@ pub struct Roots {
 impl Level {
     /// What the configuration asks of a next hop. A pin or a file of authorities asks for proof by itself.
     pub fn of(settings: &HopSettings, is_smarthost: bool) -> Result<Level, String> {
+        Level::vouched_by(settings, is_smarthost, roots)
+    }
+
+    /// The same, with authorities that are had from elsewhere: those in a file, or the system's.
+    pub fn vouched_by(
+        settings: &HopSettings,
+        is_smarthost: bool,
+        roots: impl FnOnce(Option<&Path>) -> Result<Roots, String>,
+    ) -> Result<Level, String> {
         if let Some(pin) = &settings.pin {
             return Level::pinned(pin);
         }
         let asks_for_proof = is_smarthost || settings.ca.is_some();
         let unset = if asks_for_proof { TlsLevel::Verified } else { TlsLevel::Opportunistic };
-        Ok(match (settings.tls.unwrap_or(unset), &settings.ca) {
-            (TlsLevel::Opportunistic, _) => Level::Opportunistic,
-            (TlsLevel::Required, _) => Level::Required,
-            (TlsLevel::Verified, Some(ca)) => {
-                Level::Verified(read_roots(ca, &DirectFiles).map_err(|error| error.to_string())?)
-            }
-            (TlsLevel::Verified, None) => Level::Verified(system_roots()?),
+        Ok(match settings.tls.unwrap_or(unset) {
+            TlsLevel::Opportunistic => Level::Opportunistic,
+            TlsLevel::Required => Level::Required,
+            TlsLevel::Verified => Level::Verified(roots(settings.ca.as_deref())?),
         })
     }
 
@@ -78,6 +84,11 @@ impl Level {
         matches!(self, Level::Opportunistic)
     }
 
+    /// Whether a handshake at this level has proved who it was with.
+    pub fn proves_name(&self) -> bool {
+        matches!(self, Level::Verified(_) | Level::Pinned(_))
+    }
+
     /// What a handshake at this level has proved, for the log.
     pub fn proof(&self) -> &'static str {
         match self {
@@ -85,6 +96,14 @@ impl Level {
             Level::Verified(_) => "verified",
             Level::Pinned(_) => "pinned",
         }
+    }
+}
+
+/// Those in a file, or else those that this system trusts. An error is in words.
+pub fn roots(ca: Option<&Path>) -> Result<Roots, String> {
+    match ca {
+        Some(ca) => read_roots(ca, &DirectFiles).map_err(|error| error.to_string()),
+        None => system_roots(),
     }
 }
 
