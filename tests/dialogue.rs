@@ -231,7 +231,7 @@ struct Stage {
 /// One connection.
 enum Peer {
     Clear(Client),
-    Tls(TlsClient),
+    Tls(Box<TlsClient>),
 }
 
 impl Peer {
@@ -301,7 +301,7 @@ impl Stage {
             "tls" => {
                 let client = self.clients.get_mut(&self.turn).ok_or("no such connection")?.clear()?;
                 let socket = client.stream.try_clone().map_err(|error| error.to_string())?;
-                self.clients.insert(self.turn.clone(), Peer::Tls(TlsClient::over(socket)));
+                self.clients.insert(self.turn.clone(), Peer::Tls(Box::new(TlsClient::over(socket))));
             }
             "turn" if self.clients.contains_key(rest) => self.turn = rest.to_owned(),
             "F:" | "F=" | "F~" | "F!" => mailbox(&self.server, word, rest)?,

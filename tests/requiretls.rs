@@ -193,8 +193,9 @@ fn exchangers_are_believed_where_signatures_vouch_for_them() {
     let near = host(&world, 3, &server_config(&of(names[1])), &["DSN"]);
     let both = names.map(|name| fs::read_to_string(of(name).join("certificate.pem")).unwrap()).concat();
     fs::write(of("both.pem"), both).unwrap();
-    let tables = ["far", "near"]
-        .map(|name| format!("[relay.hops.\"mx:{name}.example\"]\nca = \"{}\"\n", of("both.pem").display()));
+    let tables = ["far", "near"].map(|name| {
+        format!("[relay.hops.\"mx:{name}.example\"]\ntls = \"verified\"\nca = \"{}\"\n", of("both.pem").display())
+    });
     let tables = tables.concat();
     let server = world.server(&Settings { tables: &tables, ..Settings::default() });
     // Of a session that is proved, but by a name that nobody vouches for, no use is made either.
