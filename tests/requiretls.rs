@@ -205,7 +205,7 @@ fn exchangers_are_believed_where_signatures_vouch_for_them() {
     let line = server.logged(&[&id, " failed "]);
     assert!(line.contains("550 5.7.10 DNS names mx.far.example to take this mail, and no signature"), "{line}");
     assert_eq!((far.connections(), mails(&far).len()), (1, 1));
-    let told = route(&server);
+    let told = postrider(&server, &["route", "bob@far.example"]);
     assert!(told.contains("  with REQUIRETLS: it would fail: 550 5.7.10 DNS names mx.far.example "), "{told}");
 
     let resolver = validating(world.zone.address());
@@ -221,14 +221,14 @@ fn exchangers_are_believed_where_signatures_vouch_for_them() {
     assert!(!server.log().contains(" deferred "));
     assert!(mails(&far)[1..].iter().all(|line| line.ends_with(" REQUIRETLS")), "{:?}", far.lines());
     assert_eq!((near.connections(), mails(&near).len()), (1, 0));
-    let told = route(&server);
+    let told = postrider(&server, &["route", "bob@far.example"]);
     assert!(told.contains("  with REQUIRETLS: under TLS, with a certificate that ca vouches for, to a host"), "{told}");
 }
 
-/// What `postrider route` says of bob.
-fn route(server: &Server) -> String {
+/// What a verb of the command prints.
+fn postrider(server: &Server, words: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_postrider"));
-    command.args(["route", "bob@far.example", "--config"]).arg(server.path("postrider.toml"));
+    command.args(words).arg("--config").arg(server.path("postrider.toml"));
     String::from_utf8(command.output().unwrap().stdout).unwrap()
 }
 
@@ -259,10 +259,10 @@ fn two_of_ours_pass_it_on_to_the_mailbox() {
     let id = submit(&first, REQUIRED, BOB, MESSAGE);
     first.logged(&[&id, " deferred "]);
     first.stop();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_postrider"));
-    command.args(["queue", "show", &id, "--config"]).arg(first.path("postrider.toml"));
-    let shown = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    let shown = postrider(&first, &["queue", "show", &id]);
     assert!(shown.contains(" REQUIRETLS\n"), "{shown}");
+    let shown = postrider(&first, &["queue", "show", &id, "--json"]);
+    assert!(shown.contains("\"require_tls\":true"), "{shown}");
     second.run();
     first.run();
     second.wait_for("bob@far.example", 2);
