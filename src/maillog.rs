@@ -354,6 +354,12 @@ pub fn in_clear(id: QueueId, host: impl Display, reply: &str) {
     event(Level::Info, Some(id), "in-clear").pair("host", host).pair("reply", reply).write();
 }
 
+/// A message without a sender, such as a report, was to have REQUIRETLS and can't: it goes to this hop without, for nobody
+/// could be told.
+pub fn require_tls_waived(id: QueueId, hop: &NextHop, reply: &Cause) {
+    event(Level::Info, Some(id), "requiretls-waived").pair("hop", hop).pair("reply", reply).write();
+}
+
 /// A target has to wait.
 pub fn deferred(id: QueueId, to: &Address, host: Option<&str>, reply: &str, next: Duration) {
     event(Level::Info, Some(id), "deferred")

@@ -25,9 +25,9 @@ use std::sync::{Arc, OnceLock};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
 pub use certificates::Certificates;
-pub use client::{Level, Roots, client_config, read_roots, system_roots};
+pub use client::{Level, Roots, client_config, read_roots, roots, system_roots};
 pub use files::{DirectFiles, Files, Stamp};
-pub use words::{handshake_words, of_tls, words};
+pub use words::{handshake_words, is_lasting, of_tls, words};
 
 /// The cryptography of the whole process.
 pub(crate) fn provider() -> Arc<CryptoProvider> {

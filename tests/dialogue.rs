@@ -8,6 +8,7 @@
 //! aliases: info: ann               a line for the aliases file
 //! connect smtp NAME                or pop3, or a port of listen:; a new connection, which may have a name
 //! turn NAME                        on with the connection of that name
+//! tls                              it goes on under TLS, which it has agreed to; lines end with CR LF there
 //! C: EHLO a.example                sent with CR LF; \r \n \0 \xNN \\ are read as in C
 //! C+ raw octets                    sent as they stand, without CR LF; the following line is sent at once
 //! C* 300 x                         sends "x" 300 times, without CR LF
@@ -35,6 +36,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::thread;
+use support::tls::TlsClient;
 use support::{Client, Server, eventually};
 
 fn dialogues() -> Vec<PathBuf> {
@@ -99,14 +101,13 @@ fn a_dialogue_that_is_not_spoken_as_written_fails() {
 }
 
 /// What no dialogue shows, and why.
-const NOT_SHOWN: [(&str, &str); 10] = [
+const NOT_SHOWN: [(&str, &str); 9] = [
     ("internal_error", "session and connection would have to disagree about the chunks of a message"),
     ("address_expired", "the address would have to hold a day of three weeks ago; src/smtpd/policy.rs tests it"),
     ("for_reports_only", "the address would have to hold the stamp of today; src/smtpd/policy.rs tests it"),
     ("BUSY", "four passwords would have to be in the check for 10 s"),
     ("logins_busy", "as BUSY"),
-    ("tls_already", "no dialogue is spoken under TLS; tests/tls_servers.rs shows it"),
-    ("TLS_ALREADY", "as tls_already"),
+    ("TLS_ALREADY", "tests/tls_servers.rs shows it"),
     ("shut_out", "as SHUT_OUT"),
     ("SHUT_OUT", "this host itself, from where dialogues are spoken, never is; tests/guessing.rs shows it"),
     ("the local-part holds a control character", "no command can hold one; only tables are told this"),
@@ -204,7 +205,7 @@ fn reasons() -> Vec<(String, String)> {
         let texts = literals("src/route.rs", start).into_iter();
         found.extend(texts.map(|text| (text.clone(), format!("550 {code} {text}"))));
     }
-    for name in ["SIZE", "BODY", "SMTPUTF8", "RET", "ENVID", "NOTIFY", "ORCPT"] {
+    for name in ["SIZE", "BODY", "SMTPUTF8", "REQUIRETLS", "RET", "ENVID", "NOTIFY", "ORCPT"] {
         let text = format!("501 5.5.4 the value of {name} can't be read, or it stands there twice");
         found.push((name.to_owned(), text));
     }
@@ -223,8 +224,46 @@ fn functions(path: &str) -> Vec<String> {
 /// The server and the connections of one dialogue.
 struct Stage {
     server: Server,
-    clients: HashMap<String, Client>,
+    clients: HashMap<String, Peer>,
     turn: String,
+}
+
+/// One connection.
+enum Peer {
+    Clear(Client),
+    Tls(Box<TlsClient>),
+}
+
+impl Peer {
+    fn send(&mut self, octets: &[u8]) {
+        match self {
+            Peer::Clear(client) => client.send(octets),
+            Peer::Tls(client) => client.send(octets),
+        }
+    }
+
+    /// `None` if the server has closed, or says nothing more.
+    fn line(&mut self) -> Option<String> {
+        match self {
+            Peer::Clear(client) => (!client.is_over()).then(|| client.line()),
+            // No server says an empty line to what is asked there.
+            Peer::Tls(client) => Some(client.line()).filter(|line| !line.is_empty()),
+        }
+    }
+
+    fn rest(&mut self) -> String {
+        match self {
+            Peer::Clear(client) => client.rest(),
+            Peer::Tls(client) => client.line(),
+        }
+    }
+
+    fn clear(&mut self) -> Result<&mut Client, String> {
+        match self {
+            Peer::Clear(client) => Ok(client),
+            Peer::Tls(_) => Err("it is under TLS".to_owned()),
+        }
+    }
 }
 
 fn speak(path: &Path) -> Result<(), String> {
@@ -259,6 +298,11 @@ impl Stage {
             "" | "server:" | "aliases:" | "listen:" | "config:" => {}
             comment if comment.starts_with('#') => {}
             "connect" => self.connect(rest)?,
+            "tls" => {
+                let client = self.clients.get_mut(&self.turn).ok_or("no such connection")?.clear()?;
+                let socket = client.stream.try_clone().map_err(|error| error.to_string())?;
+                self.clients.insert(self.turn.clone(), Peer::Tls(Box::new(TlsClient::over(socket))));
+            }
             "turn" if self.clients.contains_key(rest) => self.turn = rest.to_owned(),
             "F:" | "F=" | "F~" | "F!" => mailbox(&self.server, word, rest)?,
             "L:" => _ = self.server.logged(&[rest]),
@@ -279,7 +323,7 @@ impl Stage {
             other => return Err(format!("there is no {other}")),
         };
         self.turn = name.to_owned();
-        self.clients.insert(self.turn.clone(), client);
+        self.clients.insert(self.turn.clone(), Peer::Clear(client));
         Ok(())
     }
 }
@@ -320,7 +364,7 @@ fn file(server: &Server, word: &str, rest: &str) -> Result<(), String> {
     done.map_err(|error| format!("{}: {error}", path.display()))
 }
 
-fn exchange(client: &mut Client, word: &str, rest: &str) -> Result<(), String> {
+fn exchange(client: &mut Peer, word: &str, rest: &str) -> Result<(), String> {
     let counted = || {
         let (count, what) = rest.split_once(' ').ok_or("write a count and a text")?;
         Ok::<(usize, &str), String>((count.parse().map_err(|_| "no count")?, what))
@@ -329,7 +373,7 @@ fn exchange(client: &mut Client, word: &str, rest: &str) -> Result<(), String> {
         "C:" => client.send(&[unescape(rest), b"\r\n".to_vec()].concat()),
         "C+" => client.send(&unescape(rest)),
         "C*" => counted().map(|(count, what)| client.send(&unescape(what).repeat(count)))?,
-        "C!" => client.stream.shutdown(Shutdown::Write).map_err(|error| error.to_string())?,
+        "C!" => client.clear()?.stream.shutdown(Shutdown::Write).map_err(|error| error.to_string())?,
         "S:" => expect(client, rest)?,
         "S+" => while !fits(&next_line(client)?, rest) {},
         "S*" => {
@@ -347,11 +391,11 @@ fn exchange(client: &mut Client, word: &str, rest: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn next_line(client: &mut Client) -> Result<String, String> {
-    if client.is_over() { Err("the server closed or said nothing more".to_owned()) } else { Ok(client.line()) }
+fn next_line(client: &mut Peer) -> Result<String, String> {
+    client.line().ok_or_else(|| "the server closed or said nothing more".to_owned())
 }
 
-fn expect(client: &mut Client, pattern: &str) -> Result<(), String> {
+fn expect(client: &mut Peer, pattern: &str) -> Result<(), String> {
     let found = next_line(client)?;
     if fits(&found, pattern) { Ok(()) } else { Err(format!("the server said {found:?}")) }
 }

@@ -6,12 +6,17 @@ mod support;
 use std::net::IpAddr;
 use std::thread;
 
+use postrider::config::Dns;
 use postrider::dns::{Mx, NoAnswer, Resolver, Tlsa};
 use postrider::mail::address::Domain;
 use support::zone::Zone;
 
 fn domain(name: &str) -> Domain {
     name.parse().unwrap()
+}
+
+fn asking(zone: &Zone<'_>) -> Resolver {
+    Resolver::new(&Dns { resolver: Some(zone.address()), ..Dns::default() })
 }
 
 fn mx(preference: u16, host: &str) -> Mx {
@@ -38,9 +43,10 @@ fn mail_exchangers() {
     ) else {
         return;
     };
-    let resolver = Resolver::new(Some(zone.address()));
+    let resolver = asking(&zone);
     let sorted = |name: &str| {
-        let mut found = resolver.mx(&domain(name)).unwrap();
+        let (mut found, vouched) = resolver.mx(&domain(name)).unwrap();
+        assert!(!vouched, "an authoritative server checks nothing");
         found.sort_by_key(|mx| mx.preference);
         found
     };
@@ -64,7 +70,7 @@ fn addresses_of_both_families_and_through_aliases() {
     ) else {
         return;
     };
-    let resolver = Resolver::new(Some(zone.address()));
+    let resolver = asking(&zone);
     let found = |name: &str| {
         let mut found = resolver.addresses(&domain(name))?;
         found.sort_by_key(|address| (address.is_ipv4(), *address));
@@ -91,7 +97,7 @@ fn names_texts_and_certificates() {
     )) else {
         return;
     };
-    let resolver = Resolver::new(Some(zone.address()));
+    let resolver = asking(&zone);
     let names = |address: &str| resolver.names_of(address.parse().unwrap());
     assert_eq!(names("192.0.2.7"), Ok(vec![domain("client.example")]));
     assert_eq!(names("2001:db8::1"), Ok(vec![domain("six.example")]));
@@ -107,8 +113,8 @@ fn answers_of_every_size() {
     let exchangers: String = (0..300).map(|host| format!("many.example. MX {host} host{host}.example.\n")).collect();
     let text: String = (0..200).map(|_| format!("\"{}\" ", "x".repeat(250))).collect();
     let Some(zone) = Zone::start(&format!("{exchangers}long.example. TXT {text}")) else { return };
-    let resolver = Resolver::new(Some(zone.address()));
-    assert_eq!(resolver.mx(&domain("many.example")).unwrap().len(), 300);
+    let resolver = asking(&zone);
+    assert_eq!(resolver.mx(&domain("many.example")).unwrap().0.len(), 300);
     assert_eq!(resolver.texts(&domain("long.example")), Ok(vec![vec![b'x'; 50_000]]));
 }
 
@@ -120,7 +126,7 @@ fn what_leads_nowhere_is_a_fault_and_nothing_worse() {
     ) else {
         return;
     };
-    let resolver = Resolver::new(Some(zone.address()));
+    let resolver = asking(&zone);
     for name in ["a.example", "self.example", "mail.elsewhere.example"] {
         assert!(is_fault(&resolver.mx(&domain(name))), "{name}: {:?}", resolver.mx(&domain(name)));
     }
@@ -129,7 +135,7 @@ fn what_leads_nowhere_is_a_fault_and_nothing_worse() {
 #[test]
 fn a_server_that_comes_back_is_asked_again_and_what_holds_outlives_it() {
     let Some(mut zone) = Zone::start("kept.example. 3600 A 192.0.2.1\nasked.example. A 192.0.2.2") else { return };
-    let resolver = Resolver::new(Some(zone.address()));
+    let resolver = asking(&zone);
     let (kept, asked) = (domain("kept.example"), domain("asked.example"));
     assert!(resolver.addresses(&kept).is_ok() && resolver.addresses(&asked).is_ok());
     zone.stop();
@@ -144,7 +150,7 @@ fn a_server_that_comes_back_is_asked_again_and_what_holds_outlives_it() {
 fn many_threads_ask_at_once() {
     let records: String = (0..100).map(|host| format!("h{host}.example. 60 A 192.0.2.{host}\n")).collect();
     let Some(zone) = Zone::start(&records) else { return };
-    let resolver = Resolver::new(Some(zone.address()));
+    let resolver = asking(&zone);
     thread::scope(|scope| {
         for thread in 0..8 {
             let resolver = &resolver;

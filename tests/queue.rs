@@ -141,7 +141,7 @@ fn what_is_for_programs_has_the_documented_keys() {
     let [one, two, three] = list.as_array().unwrap().as_slice() else { panic!("{list}") };
     let keys: Vec<&str> = one.as_object().unwrap().keys().map(String::as_str).collect();
     let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/etc/postrider.8")).unwrap();
-    assert_eq!(keys.len(), 13);
+    assert_eq!(keys.len(), 14);
     let of_target = one["targets"][0].as_object().unwrap().keys().map(String::as_str);
     for key in keys.into_iter().chain(of_target).chain(["header"]) {
         assert!(page.contains(&format!("\n.Ql {key}")), "{key} is not documented");
@@ -151,6 +151,7 @@ fn what_is_for_programs_has_the_documented_keys() {
         (&"queue".into(), &"a@far.example".into(), &3.into())
     );
     assert_eq!((&one["waited_seconds"], &one["targets"][0]["status"]), (&900.into(), &"pending".into()));
+    assert_eq!(one["require_tls"], Value::Bool(false));
     assert!((3590..=3600).contains(&one["next_in_seconds"].as_u64().unwrap()), "{one}");
     assert!(one["next_attempt"].as_str().unwrap().starts_with("20") && one["problem"].is_null());
     assert_eq!((&two["place"], &two["sender"], &two["next_attempt"]), (&"hold".into(), &"<>".into(), &Value::Null));

@@ -210,6 +210,7 @@ impl OldHost {
         let peer = Peer {
             address: self.1,
             name: "old.example",
+            is_authentic: true,
             hello: "mail.example",
             patience: Patience { connect: LONG, reply: LONG },
         };

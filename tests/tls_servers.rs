@@ -207,7 +207,7 @@ fn the_port_for_mail_from_anywhere_asks_for_no_login() {
     clear.send(b"STARTTLS\r\n");
     clear.until("220");
     let mut client = TlsClient::over(clear.into_socket());
-    assert!(!client.ask("EHLO a.example", "250 HELP").contains("AUTH"));
+    assert!(!client.ask("EHLO a.example", "250 REQUIRETLS").contains("AUTH"));
     client.ask(&format!("AUTH PLAIN {ANN}"), "500");
     client.ask("MAIL FROM:<x@far.example>", "250");
     client.ask("RCPT TO:<ann@example.org>", "250");

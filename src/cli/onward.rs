@@ -83,7 +83,7 @@ pub fn aliases(site: &Site) -> Option<Finding> {
 
 /// Where the next hops of the configuration are.
 pub fn found(config: &Config) -> Vec<Finding> {
-    hops(config, &Resolver::new(config.dns.resolver))
+    hops(config, &Resolver::new(&config.dns))
 }
 
 fn hops(config: &Config, names: &dyn Names) -> Vec<Finding> {
@@ -184,7 +184,7 @@ mod tests {
     struct Zone(Cell<usize>);
 
     impl Names for Zone {
-        fn mx(&self, _: &Domain) -> Result<Vec<Mx>, NoAnswer> {
+        fn mx(&self, _: &Domain) -> Result<(Vec<Mx>, bool), NoAnswer> {
             self.0.set(self.0.get() + 1);
             Err(NoAnswer::Fault("SERVFAIL".into()))
         }

@@ -17,7 +17,8 @@ use crate::mail::address::{Address, ReversePath};
 use crate::mail::next_hop::NextHop;
 use crate::mail::outcome::Outcome;
 use crate::maildir::Maildir;
-use crate::relay::exchangers::{self, Own};
+use crate::relay::exchangers::{self, Own, Server};
+use crate::relay::not_authentic;
 use crate::route::{End, Place, Site};
 use crate::users::Users;
 
@@ -79,8 +80,13 @@ fn told(site: &Site, end: &End, sender: &ReversePath) -> String {
         Place::NextHop(hop) => {
             let port = hop.port.unwrap_or(site.config.delivery.remote_port);
             let mut text = format!("as {} to {}, port {port}\n", end.address, host(hop));
-            hosts(hop, &site.config).iter().for_each(|host| _ = writeln!(text, "  {host}"));
-            let _ = writeln!(text, "  {}", secured(&site.config.relay.settings_of(hop)));
+            let servers = exchangers::servers(hop, &Resolver::new(&site.config.dns), &Own::of(&site.config));
+            hosts(&servers).iter().for_each(|host| _ = writeln!(text, "  {host}"));
+            let settings = site.config.relay.settings_of(hop);
+            let _ = writeln!(text, "  {}", secured(&settings));
+            if let Ok(servers) = servers {
+                let _ = writeln!(text, "  with REQUIRETLS: {}", required(&servers, settings));
+            }
             text
         }
         Place::Nowhere(cause) => format!("nowhere with {}: {cause}\n", end.address),
@@ -109,11 +115,25 @@ fn host(hop: &NextHop) -> String {
 }
 
 /// The servers that delivery would try, in their order, or what keeps it from finding any.
-fn hosts(hop: &NextHop, config: &Config) -> Vec<String> {
-    match exchangers::servers(hop, &Resolver::new(config.dns.resolver), &Own::of(config)) {
+fn hosts(servers: &Result<Vec<Server>, Outcome>) -> Vec<String> {
+    match servers {
         Ok(servers) => servers.iter().map(ToString::to_string).collect(),
-        Err(Outcome::Failed(cause)) => vec![format!("it would fail: {cause}")],
-        Err(Outcome::Deferred(cause) | Outcome::Delivered(cause)) => vec![format!("it would wait: {cause}")],
+        Err(outcome) => vec![would(outcome)],
+    }
+}
+
+fn would(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Failed(cause) => format!("it would fail: {cause}"),
+        Outcome::Deferred(cause) | Outcome::Delivered(cause) => format!("it would wait: {cause}"),
+    }
+}
+
+/// What a message whose sender asks for TLS all the way gets (RFC 8689 §4.2.1).
+fn required(servers: &[Server], settings: HopSettings) -> String {
+    match servers.iter().find(|server| !server.is_authentic) {
+        Some(server) => would(&not_authentic(&server.name)),
+        None => format!("{}, to a host that offers it", secured(&settings.verified())),
     }
 }
 
@@ -163,6 +183,23 @@ mod tests {
         let local = Config::parse("[relay]\nsmarthost = \"127.0.0.1:2525\"", Path::new("/x")).unwrap().relay;
         let here = local.settings_of(&"127.0.0.1:2525".parse().unwrap());
         assert_eq!(here, HopSettings::default(), "who is on this host itself has nothing to prove");
+    }
+
+    #[test]
+    fn what_a_message_with_requiretls_gets_is_told() {
+        let address = "192.0.2.1:25".parse().unwrap();
+        for (is_authentic, settings, expected) in [
+            (false, HopSettings::default(), "it would fail: 550 5.7.10 DNS names mx.far.example to take this mail, "),
+            (true, HopSettings::default(), "under TLS, with a certificate for its name, to a host that offers it"),
+            (
+                true,
+                HopSettings { pin: Some("x".into()), ..HopSettings::default() },
+                "under TLS, with the key that pin names, to a host that offers it",
+            ),
+        ] {
+            let told = required(&[Server { name: "mx.far.example".into(), address, is_authentic }], settings);
+            assert!(told.starts_with(expected), "{told}");
+        }
     }
 
     #[test]

@@ -132,6 +132,13 @@ pub struct HopSettings {
     pub token_command: Option<Vec<String>>,
 }
 
+impl HopSettings {
+    /// The same, with proof of its name at least.
+    pub fn verified(self) -> HopSettings {
+        HopSettings { tls: Some(TlsLevel::Verified), ..self }
+    }
+}
+
 /// How much TLS a next hop is spoken with.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
@@ -287,12 +294,14 @@ pub struct Limits {
 }
 
 /// Where names are looked up.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields, default)]
 pub struct Dns {
     /// The server that is asked; unset, what /etc/resolv.conf says.
     #[serde(deserialize_with = "value::server")]
     pub resolver: Option<SocketAddr>,
+    /// Whether it is believed that it checked the signatures of what it says, as one on this host is in any case.
+    pub trust_ad: bool,
 }
 
 impl Default for Listen {

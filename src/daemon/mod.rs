@@ -125,7 +125,7 @@ impl Server {
         let watch = Watch::new(&spool).map_err(|error| unavailable("watch the spool", &error, ""))?;
         let pickup = Pickup::new(&spool).map_err(|error| unavailable("watch the drop folder", &error, ""))?;
         let (spool, method) = (Arc::new(spool), writer.method());
-        let resolver = Arc::new(Resolver::new(config.dns.resolver));
+        let resolver = Arc::new(Resolver::new(&config.dns));
         let certificates = Arc::new(load_certificates(&config, keeper.clone())?);
         let reloader = Arc::new(Reloader::new(config_path, loaded, resolver.clone(), certificates.clone()));
         let site = reloader.site();

@@ -109,7 +109,7 @@ impl Reloader {
     fn take_up(&self, loaded: Result<Loaded, String>, before: Vec<Stamp>, what: &str) {
         let seen = match loaded {
             Ok(Loaded { site, seen }) => {
-                self.resolver.set_fixed(site.config.dns.resolver);
+                self.resolver.configure(&site.config.dns);
                 site.aliases.broken_lists().for_each(maillog::list_unreadable);
                 self.site.set(site);
                 maillog::reloaded(what);

@@ -211,6 +211,7 @@ mod tests {
         smtputf8: true,
         chunking: true,
         dsn: true,
+        require_tls: true,
     };
 
     /// What a hop that offers `offers` gets of `message`, or the code it fails with.

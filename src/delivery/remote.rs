@@ -1,8 +1,13 @@
 //! Mail for one next hop: finding its servers, speaking with one after the other, and an outcome for each target.
 //!
 //! Promises: a target that a server said yes to is never offered to another; one that was not decided goes to the next
-//! server in the same attempt; sessions are used again, by the settings they were opened with. No thread waits for room at a hop. Which outcome is logged and
-//! written down is the attempt's business.
+//! server in the same attempt; sessions are used again, by the settings they were opened with. No thread waits for room
+//! at a hop. Which outcome is logged and written down is the attempt's business.
+//!
+//! A message with REQUIRETLS is spoken of to a server alone that has proved an authentic name (RFC 8689 §4.2.1). What it
+//! asks for is nobody else's trouble: that a hop can't give it does not make the hop one that is down. `TLS-Required: No`
+//! (RFC 8689 §3) has nothing to override here: it is about what a recipient's domain asks for, and only our own
+//! configuration asks for TLS, which is obeyed whatever a message says.
 
 use std::io;
 use std::sync::Arc;
@@ -15,12 +20,14 @@ use super::trust::{Terms, Trust};
 use crate::config::HopSettings;
 use crate::dns::Resolver;
 use crate::limits;
+use crate::mail::address::ReversePath;
 use crate::mail::envelope::Recipient;
 use crate::mail::outcome::{Cause, Outcome};
+use crate::mail::parameter::MailParameters;
 use crate::mail::reply::Enhanced;
 use crate::maillog;
 use crate::relay::exchangers::{self, Own, Server};
-use crate::relay::{Patience, Peer, Pool, Protection, Refusal, Session, Transaction};
+use crate::relay::{self, Patience, Peer, Pool, Protection, Refusal, Session, Stage, Transaction};
 use crate::route::{Site, Why};
 use crate::spool::{Claim, Spool};
 
@@ -76,17 +83,14 @@ impl Remote {
             Admission::Full => return Turn::Full,
             Admission::Down(cause, wait) => return Turn::Down(cause, wait),
         };
-        let mut dialogue = Dialogue {
-            remote: self,
-            group,
-            site,
-            settings: site.config.relay.settings_of(&group.hop),
-            outcomes: vec![None; group.targets.len()],
-            refusals: Vec::new(),
-            worked: false,
-        };
+        let mut dialogue = Dialogue::new(self, group, site);
         let begun = Instant::now();
         dialogue.run(claim);
+        if let Some(cause) = dialogue.waives_require_tls() {
+            maillog::require_tls_waived(claim.id, &group.hop, &cause);
+            dialogue.go_without_require_tls();
+            dialogue.run(claim);
+        }
         let (outcomes, verdict) = dialogue.end();
         let verdict = match verdict {
             Some(Verdict::Worked) if begun.elapsed() > limits::SLOW_TURN => Some(Verdict::Strained),
@@ -113,6 +117,8 @@ struct Dialogue<'d> {
     group: &'d Group,
     site: &'d Site,
     settings: HopSettings,
+    /// What is asked of the hop for the message.
+    parameters: MailParameters,
     outcomes: Vec<Option<Answer>>,
     /// Why servers did not take what is undecided.
     refusals: Vec<Refused>,
@@ -128,9 +134,43 @@ enum Refused {
     Broke(Outcome),
     /// It does not take such a message.
     Unwilling(Outcome),
+    /// It has not the protection that the message asks for; others it may take as well as ever.
+    Unprotected(Outcome),
 }
 
-impl Dialogue<'_> {
+impl<'d> Dialogue<'d> {
+    fn new(remote: &'d Remote, group: &'d Group, site: &'d Site) -> Dialogue<'d> {
+        let settings = site.config.relay.settings_of(&group.hop);
+        let parameters = group.parameters.clone();
+        Dialogue {
+            remote,
+            group,
+            site,
+            // By these it is never given a session that was opened with less.
+            settings: if parameters.require_tls { settings.verified() } else { settings },
+            parameters,
+            outcomes: vec![None; group.targets.len()],
+            refusals: Vec::new(),
+            worked: false,
+        }
+    }
+
+    /// Why the message goes on without REQUIRETLS, if so: it is a report, or another without a sender, and would be lost
+    /// for want of a hop that gives it (RFC 8689 §5).
+    fn waives_require_tls(&self) -> Option<Cause> {
+        let may = self.parameters.require_tls && self.group.reverse_path == ReversePath::Null && !self.is_over();
+        let unprotected = self.refusals.iter().rev().find(|refused| matches!(refused, Refused::Unprotected(_)));
+        match unprotected.filter(|_| may)?.outcome() {
+            Outcome::Delivered(cause) | Outcome::Deferred(cause) | Outcome::Failed(cause) => Some(cause.clone()),
+        }
+    }
+
+    fn go_without_require_tls(&mut self) {
+        self.parameters.require_tls = false;
+        self.settings = self.site.config.relay.settings_of(&self.group.hop);
+        self.refusals.clear();
+    }
+
     fn run(&mut self, claim: &mut Claim<'_>) {
         if let Some(session) = self.remote.pool.take(&self.group.hop, &self.settings) {
             // What it does not decide is tried with a new one: it may just have grown old.
@@ -163,9 +203,19 @@ impl Dialogue<'_> {
     }
 
     fn try_server(&mut self, server: &Server, claim: &mut Claim<'_>) -> Next {
+        if self.parameters.require_tls && !server.is_authentic {
+            self.refusals.push(Refused::Unprotected(relay::not_authentic(&server.name)));
+            return Next::Server;
+        }
         let config = &self.site.config;
         let patience = Patience { connect: config.delivery.connect_timeout, reply: config.delivery.reply_timeout };
-        let peer = Peer { address: server.address, name: &server.name, hello: config.hostname.as_str(), patience };
+        let peer = Peer {
+            address: server.address,
+            name: &server.name,
+            is_authentic: server.is_authentic,
+            hello: config.hostname.as_str(),
+            patience,
+        };
         match self.open(&peer) {
             Ok(session) => {
                 if let Protection::Clear(Some(why)) = session.protection() {
@@ -174,8 +224,8 @@ impl Dialogue<'_> {
                 self.speak(session, claim);
                 Next::Server
             }
-            Err(Unopened { outcome, next }) => {
-                self.refusals.push(Refused::Unreachable(outcome));
+            Err(Unopened { refused, next }) => {
+                self.refusals.push(refused);
                 next
             }
         }
@@ -184,7 +234,10 @@ impl Dialogue<'_> {
     /// A session as the settings want it. A token that was asked for earlier may have grown old, and gets a successor.
     fn open(&self, peer: &Peer<'_>) -> Result<Session, Unopened> {
         let trust = &self.remote.trust;
-        let terms = || trust.terms(&self.group.hop, &self.settings).map_err(Unopened::by_settings);
+        let terms = || {
+            let terms = trust.terms(&self.group.hop, &self.settings).map_err(Unopened::by_settings)?;
+            Ok(Terms { security: terms.security.for_message(self.parameters.require_tls), ..terms })
+        };
         let Terms { security, is_old } = terms()?;
         let mut opened = Session::open(peer, &security);
         if is_refused(&opened) {
@@ -196,7 +249,7 @@ impl Dialogue<'_> {
         if is_refused(&opened) {
             trust.forget(&self.settings);
         }
-        opened.map_err(Unopened::by_server)
+        opened.map_err(|refusal| Unopened::by_server(refusal, self.parameters.require_tls))
     }
 
     /// Offers the session what is undecided.
@@ -207,6 +260,7 @@ impl Dialogue<'_> {
             Ok(Some(refusal)) => self.refusals.push(Refused::Broke(refusal.outcome)),
             // Another server may take it.
             Err(Unsent::Unfit(outcome)) => self.refusals.push(Refused::Unwilling(outcome)),
+            Err(Unsent::Unprotected(outcome)) => self.refusals.push(Refused::Unprotected(outcome)),
             Err(Unsent::Disk(error)) => {
                 maillog::spool_error(Some(claim.id), &error);
                 let outcome = Outcome::Deferred(Cause::local(Enhanced(4, 3, 0), error.to_string()));
@@ -222,13 +276,16 @@ impl Dialogue<'_> {
         open: &[usize],
         claim: &mut Claim<'_>,
     ) -> Result<Option<Refusal>, Unsent> {
+        if let Some(outcome) = self.parameters.require_tls.then(|| session.lacks_require_tls()).flatten() {
+            return Err(Unsent::Unprotected(outcome));
+        }
         let (config, group) = (&self.site.config, self.group);
         let recipients: Vec<Recipient> = open.iter().map(|at| group.recipients[*at].clone()).collect();
         let mut outgoing = Outgoing::new(&mut claim.entry);
         if let (Why::Smarthost, Some(sender)) = (group.why, &config.relay.smarthost_sender) {
             outgoing.rewrite_sender(sender, config)?;
         }
-        let asked = Asked { reverse_path: &group.reverse_path, recipients: &recipients, parameters: &group.parameters };
+        let asked = Asked { reverse_path: &group.reverse_path, recipients: &recipients, parameters: &self.parameters };
         let as_it_is = config.relay.eight_bit.contains(&group.hop);
         let parameters = outgoing.fit(&asked, session.offers(), as_it_is)?.map_err(Unsent::Unfit)?;
         let transaction =
@@ -281,7 +338,7 @@ impl Dialogue<'_> {
     fn verdict(&self) -> Option<Verdict> {
         match (self.worked, self.refusals.last()) {
             (true, None) => Some(Verdict::Worked),
-            (true, Some(Refused::Unwilling(_))) => Some(Verdict::Worked),
+            (true, Some(Refused::Unwilling(_) | Refused::Unprotected(_))) => Some(Verdict::Worked),
             (true, Some(_)) => Some(Verdict::Strained),
             (false, Some(Refused::Broke(_))) => Some(Verdict::Strained),
             (false, Some(Refused::Unreachable(Outcome::Deferred(cause)))) if !is_our_own(cause) => {
@@ -307,7 +364,10 @@ fn is_our_own(cause: &Cause) -> bool {
 impl Refused {
     fn outcome(&self) -> &Outcome {
         match self {
-            Refused::Unreachable(outcome) | Refused::Broke(outcome) | Refused::Unwilling(outcome) => outcome,
+            Refused::Unreachable(outcome)
+            | Refused::Broke(outcome)
+            | Refused::Unwilling(outcome)
+            | Refused::Unprotected(outcome) => outcome,
         }
     }
 }
@@ -327,24 +387,29 @@ enum Next {
 
 /// Why there is no session with a server.
 struct Unopened {
-    outcome: Outcome,
+    refused: Refused,
     next: Next,
 }
 
 impl Unopened {
     fn by_settings(outcome: Outcome) -> Unopened {
-        Unopened { outcome, next: Next::Stop }
+        Unopened { refused: Refused::Unreachable(outcome), next: Next::Stop }
     }
 
-    fn by_server(refusal: Refusal) -> Unopened {
+    fn by_server(refusal: Refusal, require_tls: bool) -> Unopened {
         let next = if refusal.is_about_login() { Next::Stop } else { Next::Server };
-        Unopened { outcome: refusal.outcome, next }
+        let refused = match (refusal.stage, require_tls) {
+            (Stage::Tls, true) => Refused::Unprotected(refusal.outcome),
+            _ => Refused::Unreachable(refusal.outcome),
+        };
+        Unopened { refused, next }
     }
 }
 
 /// Why a message was not offered to a session.
 enum Unsent {
     Unfit(Outcome),
+    Unprotected(Outcome),
     Disk(io::Error),
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Promises: one report for all that happened to one message in one attempt; none about a message that is a report, whose
 //! troubles the postmaster hears of once; none to who asked for none (RFC 3461 §4.1); none beyond what a [`Storm`]
-//! allows. The order is: the state names the report → the report is committed → the message leaves
+//! allows; one about a message with REQUIRETLS has it too, and only the header of that message. The order is: the state names the report → the report is committed → the message leaves
 //! or waits → the report is delivered. So a crash neither doubles nor drops one. What can't be told stays untold in the
 //! state, and the message goes to `failed/`.
 
@@ -243,6 +243,7 @@ fn commit(claim: &mut Claim<'_>, state: &State, (id, due): (QueueId, &Due), site
     let is_8bit = holds_8bit(claim)?;
     let times = Times::of(claim, state, now, site);
     let asked = claim.entry.envelope.asked();
+    let require_tls = claim.entry.envelope.parameters.require_tls;
     let report = Report {
         hostname: &site.config.hostname,
         id,
@@ -267,7 +268,8 @@ fn commit(claim: &mut Claim<'_>, state: &State, (id, due): (QueueId, &Due), site
                 }
             })
             .collect(),
-        ret: claim.entry.envelope.parameters.ret,
+        // RFC 8689 §5: such a message never comes back whole, whatever RET says.
+        ret: if require_tls { Some(Ret::Headers) } else { claim.entry.envelope.parameters.ret },
         original: Original { header: &header, size: claim.entry.body_size(), is_8bit },
     };
     let envelope = Envelope {
@@ -275,6 +277,7 @@ fn commit(claim: &mut Claim<'_>, state: &State, (id, due): (QueueId, &Due), site
         parameters: MailParameters {
             body: Some(report.body()),
             smtputf8: report.needs_smtputf8(),
+            require_tls,
             ..MailParameters::default()
         },
         recipients: vec![Recipient { address: due.to.clone(), parameters: RcptParameters::default() }],

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,25 +19,19 @@ use crate::mail::reply::Enhanced;
 use crate::mail::sasl::Secret;
 use crate::mail::sasl::client::Login;
 use crate::relay::{Credentials, Security};
-use crate::tls::Level;
+use crate::tls::{self, Level, Roots};
 
 /// The port on which TLS begins with the first octet (RFC 8314 §3.3).
 const IMPLICIT: u16 = 465;
 
-/// What is known of each next hop that has settings.
+/// Who vouches for next hops, and what commands printed.
 #[derive(Debug)]
 pub struct Trust {
     secrets: Arc<dyn Secrets>,
-    /// Those with settings, so that there are no more than the configuration names.
-    kept: Mutex<BTreeMap<NextHop, Kept>>,
+    /// By the file they are in, or `None` for those of the system: no more than the configuration names, whichever hops
+    /// they vouch for.
+    authorities: Mutex<BTreeMap<Option<PathBuf>, (Roots, Instant)>>,
     printed: Mutex<HashMap<Vec<String>, Printed>>,
-}
-
-#[derive(Debug)]
-struct Kept {
-    settings: HopSettings,
-    security: Security,
-    since: Instant,
 }
 
 #[derive(Debug)]
@@ -58,7 +52,7 @@ pub struct Terms {
 impl Trust {
     /// With secrets from there.
     pub fn new(secrets: Arc<dyn Secrets>) -> Trust {
-        Trust { secrets, kept: Mutex::default(), printed: Mutex::default() }
+        Trust { secrets, authorities: Mutex::default(), printed: Mutex::default() }
     }
 
     /// What `settings` ask of the hop.
@@ -76,24 +70,20 @@ impl Trust {
     }
 
     fn security(&self, hop: &NextHop, settings: &HopSettings) -> Result<Security, String> {
-        let make = || {
-            let level = Level::of(settings, &|path: &Path| self.secrets.read(path))?;
-            Security::new(hop, level).map(|security| security.implicit(hop.port == Some(IMPLICIT)))
-        };
-        if *settings == HopSettings::default() {
-            return make();
+        let level = Level::vouched_by(settings, |ca| self.authorities(ca))?;
+        Security::new(hop, level).map(|security| security.implicit(hop.port == Some(IMPLICIT)))
+    }
+
+    fn authorities(&self, ca: Option<&Path>) -> Result<Roots, String> {
+        let key = ca.map(Path::to_owned);
+        let mut kept = lock(&self.authorities);
+        kept.retain(|_, (_, since)| is_fresh(*since, limits::AUTHORITIES_AGE));
+        if let Some((roots, _)) = kept.get(&key) {
+            return Ok(roots.clone());
         }
-        let mut kept = lock(&self.kept);
-        kept.retain(|_, kept| is_fresh(kept.since, limits::AUTHORITIES_AGE));
-        match kept.get(hop).filter(|kept| kept.settings == *settings) {
-            Some(kept) => Ok(kept.security.clone()),
-            None => {
-                let security = make()?;
-                let entry = Kept { settings: settings.clone(), security: security.clone(), since: Instant::now() };
-                kept.insert(hop.clone(), entry);
-                Ok(security)
-            }
-        }
+        let roots = tls::roots(ca, &|path: &Path| self.secrets.read(path))?;
+        kept.insert(key, (roots.clone(), Instant::now()));
+        Ok(roots)
     }
 
     fn credentials(&self, settings: &HopSettings) -> Result<(Option<Credentials>, bool), String> {
@@ -153,7 +143,6 @@ fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
     use crate::config::TlsLevel;
-    use std::path::{Path, PathBuf};
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     /// Counts how often it was asked.
@@ -230,14 +219,24 @@ mod tests {
     }
 
     #[test]
-    fn only_hops_with_settings_are_remembered() {
+    fn authorities_are_read_where_they_are_asked_for_and_once_for_all_hops() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), &crate::tls::testing::Authority::new().certificate).unwrap();
         let trust = Trust::new(Arc::new(Asked::default()));
-        trust.terms(&hop(), &HopSettings::default()).unwrap();
-        assert!(lock(&trust.kept).is_empty());
-        let settings = HopSettings { tls: Some(TlsLevel::Required), ..HopSettings::default() };
-        trust.terms(&hop(), &settings).unwrap();
-        let other = HopSettings { tls: Some(TlsLevel::Opportunistic), ..HopSettings::default() };
-        trust.terms(&hop(), &other).unwrap();
-        assert_eq!(lock(&trust.kept).get(&hop()).map(|kept| kept.settings.clone()), Some(other));
+        let terms = |hop: &str, settings: &HopSettings| trust.terms(&hop.parse().unwrap(), settings).map(drop);
+        for tls in [None, Some(TlsLevel::Opportunistic), Some(TlsLevel::Required)] {
+            let settings = HopSettings { tls, ca: tls.map(|_| file.path().to_owned()), ..HopSettings::default() };
+            terms("mx:far.example", &settings).unwrap();
+        }
+        assert!(lock(&trust.authorities).is_empty());
+        let settings = HopSettings { ca: Some(file.path().to_owned()), ..HopSettings::default() };
+        (0..9).for_each(|at| terms(&format!("mx:d{at}.example"), &settings).unwrap());
+        // A message may want a proof that the configuration does not.
+        let raised = HopSettings { tls: Some(TlsLevel::Opportunistic), ..settings.clone() }.verified();
+        std::fs::write(file.path(), "nothing").unwrap();
+        terms("mx:d0.example", &raised).unwrap();
+        assert_eq!(lock(&trust.authorities).len(), 1);
+        lock(&trust.authorities).clear();
+        terms("mx:d0.example", &raised).unwrap_err();
     }
 }

@@ -4,7 +4,7 @@
 //! server's failure, aliases that lead in a circle, octets that make no sense. Each question waits
 //! [`limits::DNS_QUESTION`] at most. Any number of threads may ask at once; no lock is held while one waits.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -16,6 +16,7 @@ use super::found::{Known, NoAnswer};
 use super::record::{Mx, Record, Tlsa};
 use super::settings::{self, Settings, Version};
 use super::upstream::Upstream;
+use crate::config::Dns;
 use crate::limits;
 use crate::mail::address::Domain;
 
@@ -30,33 +31,34 @@ pub struct Resolver {
 
 #[derive(Debug)]
 struct Source {
-    /// The configuration names the server; else the file does.
-    fixed: bool,
+    /// What the configuration says; where it names no server the file does.
+    config: Dns,
     version: Version,
     looked_at: Instant,
     upstream: Arc<Upstream>,
 }
 
 impl Resolver {
-    /// Asks `fixed`, or else the servers of /etc/resolv.conf, which is read again when it changed.
-    pub fn new(fixed: Option<SocketAddr>) -> Resolver {
-        Resolver::with_file(fixed, Path::new(RESOLV_CONF))
+    /// Asks the server of the configuration, or else those of /etc/resolv.conf, which is read again when it changed.
+    pub fn new(config: &Dns) -> Resolver {
+        Resolver::with_file(config, Path::new(RESOLV_CONF))
     }
 
-    fn with_file(fixed: Option<SocketAddr>, file: &Path) -> Resolver {
-        Resolver { file: file.to_owned(), source: Mutex::new(Source::new(fixed, file)) }
+    fn with_file(config: &Dns, file: &Path) -> Resolver {
+        Resolver { file: file.to_owned(), source: Mutex::new(Source::new(*config, file)) }
     }
 
     /// Asks these servers from now on, as [`Resolver::new`] says, and forgets what the ones before said.
-    pub fn set_fixed(&self, fixed: Option<SocketAddr>) {
-        let source = Source::new(fixed, &self.file);
+    pub fn configure(&self, config: &Dns) {
+        let source = Source::new(*config, &self.file);
         *self.source.lock().unwrap_or_else(PoisonError::into_inner) = source;
     }
 
     /// The hosts that take the domain's mail, in the order in which they came (RFC 5321 §5.1). A name that is no
-    /// [`Domain`] is left out, so that there may be none; that the domain has no MX is [`NoAnswer::NoRecords`].
-    pub fn mx(&self, domain: &Domain) -> Result<Vec<Mx>, NoAnswer> {
-        self.all(domain, Rtype::MX, |record| if let Record::Mx(mx) = record { Some(mx) } else { None })
+    /// [`Domain`] is left out, so that there may be none; that the domain has no MX is [`NoAnswer::NoRecords`]. And whether
+    /// signatures vouch for it, as [`Resolver::tlsa`] says.
+    pub fn mx(&self, domain: &Domain) -> Result<(Vec<Mx>, bool), NoAnswer> {
+        self.vouched(domain, Rtype::MX, |record| if let Record::Mx(mx) = record { Some(mx) } else { None })
     }
 
     /// The addresses of a host, IPv6 before IPv4. A fault of one family does not hide the other's addresses. Asks two
@@ -80,11 +82,9 @@ impl Resolver {
     }
 
     /// What certificates a server has (RFC 6698), and whether signatures vouch for it, checked by a server that is
-    /// trusted: on this host, or named so in /etc/resolv.conf (`options trust-ad`).
+    /// trusted: on this host, or named so in /etc/resolv.conf (`options trust-ad`) or by the configuration.
     pub fn tlsa(&self, name: &Domain) -> Result<(Vec<Tlsa>, bool), NoAnswer> {
-        let tlsa = |record: &Record| if let Record::Tlsa(tlsa) = record { Some(tlsa.clone()) } else { None };
-        let found = self.ask(name, Rtype::TLSA)?;
-        Ok((found.records.iter().filter_map(tlsa).collect(), found.authenticated))
+        self.vouched(name, Rtype::TLSA, |record| if let Record::Tlsa(tlsa) = record { Some(tlsa) } else { None })
     }
 
     fn all<T: Clone>(
@@ -93,7 +93,17 @@ impl Resolver {
         kind: Rtype,
         wanted: impl Fn(&Record) -> Option<&T>,
     ) -> Result<Vec<T>, NoAnswer> {
-        Ok(self.ask(name, kind)?.records.iter().filter_map(wanted).cloned().collect())
+        self.vouched(name, kind, wanted).map(|(found, _)| found)
+    }
+
+    fn vouched<T: Clone>(
+        &self,
+        name: &Domain,
+        kind: Rtype,
+        wanted: impl Fn(&Record) -> Option<&T>,
+    ) -> Result<(Vec<T>, bool), NoAnswer> {
+        let found = self.ask(name, kind)?;
+        Ok((found.records.iter().filter_map(wanted).cloned().collect(), found.authenticated))
     }
 
     fn ask(&self, name: &Domain, kind: Rtype) -> Known {
@@ -102,19 +112,19 @@ impl Resolver {
     }
 
     fn upstream(&self) -> Arc<Upstream> {
-        let known = {
+        let (known, config) = {
             let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
-            if source.fixed || source.looked_at.elapsed() < limits::DNS_SETTINGS_LOOK {
+            if source.config.resolver.is_some() || source.looked_at.elapsed() < limits::DNS_SETTINGS_LOOK {
                 return source.upstream.clone();
             }
             // The others go on with what they have while this thread looks.
             source.looked_at = Instant::now();
-            source.version
+            (source.version, source.config)
         };
         let changed = settings::version(&self.file) != known;
-        let fresh = changed.then(|| Source::new(None, &self.file));
+        let fresh = changed.then(|| Source::new(config, &self.file));
         let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(fresh) = fresh.filter(|_| !source.fixed) {
+        if let Some(fresh) = fresh.filter(|fresh| fresh.config == source.config) {
             *source = fresh;
         }
         source.upstream.clone()
@@ -122,16 +132,11 @@ impl Resolver {
 }
 
 impl Source {
-    fn new(fixed: Option<SocketAddr>, file: &Path) -> Source {
+    fn new(config: Dns, file: &Path) -> Source {
         // Before the file is read: a change in between is seen at the next look.
         let version = settings::version(file);
-        let settings = fixed.map_or_else(|| Settings::read(file), Settings::fixed);
-        Source {
-            fixed: fixed.is_some(),
-            version,
-            looked_at: Instant::now(),
-            upstream: Arc::new(Upstream::new(settings)),
-        }
+        let upstream = Arc::new(Upstream::new(Settings::of_config(&config, file)));
+        Source { config, version, looked_at: Instant::now(), upstream }
     }
 }
 
@@ -166,6 +171,7 @@ fn reverse_name(address: IpAddr) -> String {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::net::SocketAddr;
 
     use super::*;
     use crate::dns::fake::{Fake, address, asked, record, refused, reply, wire};
@@ -173,6 +179,10 @@ mod tests {
 
     fn domain(name: &str) -> Domain {
         name.parse().unwrap()
+    }
+
+    fn at(server: SocketAddr) -> Dns {
+        Dns { resolver: Some(server), ..Dns::default() }
     }
 
     fn addresses(texts: &[&str]) -> Vec<IpAddr> {
@@ -186,7 +196,7 @@ mod tests {
     #[test]
     fn threads_share_one() {
         fn shared<T: Send + Sync>(_: T) {}
-        shared(Resolver::new(None));
+        shared(Resolver::new(&Dns::default()));
     }
 
     #[test]
@@ -202,9 +212,9 @@ mod tests {
             };
             vec![reply(query, &[record(&name, kind, 60, &rdata)])]
         });
-        let resolver = Resolver::new(Some(server.address()));
+        let resolver = Resolver::new(&at(server.address()));
         let name = domain("a.example");
-        assert_eq!(resolver.mx(&name), Ok(vec![Mx { preference: 10, host: Some(domain("mx.example")) }]));
+        assert_eq!(resolver.mx(&name), Ok((vec![Mx { preference: 10, host: Some(domain("mx.example")) }], false)));
         assert_eq!(resolver.texts(&name), Ok(vec![b"ab".to_vec()]));
         assert_eq!(resolver.names_of("192.0.2.1".parse().unwrap()), Ok(vec![domain("client.example")]));
         let tlsa = Tlsa { usage: 3, selector: 1, matching: 1, association: b"hash".to_vec() };
@@ -215,8 +225,8 @@ mod tests {
     #[test]
     fn a_domain_that_takes_no_mail_says_so() {
         let server = Fake::start(|query, _| vec![reply(query, &[record("a.example", Rtype::MX, 60, &[0, 0, 0])])]);
-        let resolver = Resolver::new(Some(server.address()));
-        assert_eq!(resolver.mx(&domain("a.example")), Ok(vec![Mx { preference: 0, host: None }]));
+        let resolver = Resolver::new(&at(server.address()));
+        assert_eq!(resolver.mx(&domain("a.example")), Ok((vec![Mx { preference: 0, host: None }], false)));
     }
 
     #[test]
@@ -225,7 +235,7 @@ mod tests {
             Rtype::A => vec![reply(query, &[address("a.example", 60, [192, 0, 2, 1])])],
             _ => vec![refused(query, Rcode::SERVFAIL)],
         });
-        let resolver = Resolver::new(Some(server.address()));
+        let resolver = Resolver::new(&at(server.address()));
         assert_eq!(resolver.addresses(&domain("a.example")), Ok(addresses(&["192.0.2.1"])));
     }
 
@@ -260,7 +270,7 @@ mod tests {
     #[test]
     fn a_name_too_long_to_be_in_the_dns_is_not_there() {
         let long = format!("{0}.{0}.{0}.{1}", "a".repeat(63), "b".repeat(63));
-        let nobody = Resolver::new(Some("127.0.0.1:1".parse().unwrap()));
+        let nobody = Resolver::new(&at("127.0.0.1:1".parse().unwrap()));
         assert_eq!(nobody.mx(&domain(&long)), Err(NoAnswer::NoSuchName));
     }
 
@@ -269,9 +279,9 @@ mod tests {
         let [first, second] = [1, 2].map(|last| {
             Fake::start(move |query, _| vec![reply(query, &[record("a.example", Rtype::TXT, 60, &[1, b'0' + last])])])
         });
-        let resolver = Resolver::new(Some(first.address()));
+        let resolver = Resolver::new(&at(first.address()));
         assert_eq!(resolver.texts(&domain("a.example")), Ok(vec![b"1".to_vec()]));
-        resolver.set_fixed(Some(second.address()));
+        resolver.configure(&at(second.address()));
         assert_eq!(resolver.texts(&domain("a.example")), Ok(vec![b"2".to_vec()]));
     }
 
@@ -280,7 +290,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("resolv.conf");
         fs::write(&file, "nameserver 192.0.2.1\n").unwrap();
-        let resolver = Resolver::with_file(None, &file);
+        let resolver = Resolver::with_file(&Dns::default(), &file);
         let server = || resolver.upstream().settings().servers[0].ip().to_string();
         assert_eq!(server(), "192.0.2.1");
         let later = |resolver: &Resolver| {
@@ -294,11 +304,15 @@ mod tests {
         assert_eq!(server(), "192.0.2.1", "it was looked at just now");
         later(&resolver);
         assert_eq!(server(), "192.0.2.22");
-        resolver.set_fixed(Some("192.0.2.3:53".parse().unwrap()));
+        resolver.configure(&at("192.0.2.3:53".parse().unwrap()));
         fs::write(&file, "nameserver 192.0.2.4\n").unwrap();
         later(&resolver);
         assert_eq!(server(), "192.0.2.3");
-        resolver.set_fixed(None);
+        resolver.configure(&Dns { trust_ad: true, ..Dns::default() });
         assert_eq!(server(), "192.0.2.4");
+        fs::write(&file, "nameserver 192.0.2.55\n").unwrap();
+        later(&resolver);
+        assert_eq!(server(), "192.0.2.55");
+        assert!(resolver.upstream().settings().trust_ad, "what the configuration says outlives the file");
     }
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use resolv_conf::{Config, ScopedIp};
 
+use crate::config::Dns;
 use crate::limits;
 
 const PORT: u16 = 53;
@@ -33,6 +34,12 @@ pub(super) struct Settings {
 pub(super) type Version = Option<(SystemTime, u64, u64)>;
 
 impl Settings {
+    /// What the configuration says, and where it names no server what the file says now.
+    pub fn of_config(config: &Dns, path: &Path) -> Settings {
+        let settings = config.resolver.map_or_else(|| Settings::read(path), Settings::fixed);
+        Settings { trust_ad: settings.trust_ad || config.trust_ad, ..settings }
+    }
+
     /// One server.
     pub fn fixed(server: SocketAddr) -> Settings {
         Settings { servers: vec![server], ..Settings::of(b"") }
@@ -135,6 +142,16 @@ mod tests {
         let strict = Settings::of(b"");
         assert!(strict.trusts(here) && strict.trusts(mapped) && !strict.trusts(far));
         assert!(Settings::of(b"options trust-ad").trusts(far));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "nameserver 192.0.2.1\noptions trust-ad\n").unwrap();
+        for (resolver, trust_ad, expected) in
+            [(Some(far), false, false), (Some(far), true, true), (None, false, true), (Some(here), false, true)]
+        {
+            let settings = Settings::of_config(&Dns { resolver, trust_ad }, file.path());
+            assert_eq!(settings.trusts(resolver.unwrap_or(far)), expected, "{resolver:?} {trust_ad}");
+        }
+        fs::write(file.path(), "nameserver 192.0.2.1\n").unwrap();
+        assert!(Settings::of_config(&Dns { resolver: None, trust_ad: true }, file.path()).trusts(far));
     }
 
     #[test]

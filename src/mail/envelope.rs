@@ -225,13 +225,13 @@ mod tests {
         #[test]
         fn what_was_printed_is_read_again(
             sender in prop::option::of("[a-z]{1,8}"), locals in prop::collection::vec("[ -~]{1,20}", 1..5),
-            smtputf8: bool, size in 0..10_000_000_000u64,
+            smtputf8: bool, require_tls: bool, size in 0..10_000_000_000u64,
         ) {
             let domain: super::super::address::Domain = "example.org".parse().unwrap();
             let address = |local: &str| Address::new(local, domain.clone()).unwrap();
             let envelope = Envelope {
                 reverse_path: sender.map_or(ReversePath::Null, |local| ReversePath::Address(address(&local))),
-                parameters: MailParameters { smtputf8, size: Some(size), ..MailParameters::default() },
+                parameters: MailParameters { smtputf8, require_tls, size: Some(size), ..MailParameters::default() },
                 recipients: locals.iter().map(|local| Recipient { address: address(local), parameters: RcptParameters::default() }).collect(),
             };
             let text = envelope.print(size);

@@ -1,4 +1,5 @@
-//! The parameters of MAIL and RCPT: SIZE (RFC 1870), BODY (RFC 6152), SMTPUTF8 (RFC 6531) and those of DSN (RFC 3461).
+//! The parameters of MAIL and RCPT: SIZE (RFC 1870), BODY (RFC 6152), SMTPUTF8 (RFC 6531), REQUIRETLS (RFC 8689) and those
+//! of DSN (RFC 3461).
 //!
 //! The same text stands in the envelope fields of a queue entry and of a dropped file. What is unknown, doubled or
 //! malformed is a [`ParameterError`], which knows whether it is 501 or 555.
@@ -54,6 +55,8 @@ pub struct MailParameters {
     pub body: Option<Body>,
     /// SMTPUTF8
     pub smtputf8: bool,
+    /// REQUIRETLS
+    pub require_tls: bool,
     /// RET=
     pub ret: Option<Ret>,
     /// ENVID=, decoded: printable ASCII.
@@ -70,8 +73,8 @@ impl MailParameters {
                 "BODY" => set(&mut found.body, "BODY", value.and_then(body))?,
                 "RET" => set(&mut found.ret, "RET", value.and_then(ret))?,
                 "ENVID" => set(&mut found.envid, "ENVID", value.and_then(envid))?,
-                "SMTPUTF8" if value.is_some() || found.smtputf8 => return Err(ParameterError::Malformed("SMTPUTF8")),
-                "SMTPUTF8" => found.smtputf8 = true,
+                "SMTPUTF8" => flag(&mut found.smtputf8, "SMTPUTF8", value)?,
+                "REQUIRETLS" => flag(&mut found.require_tls, "REQUIRETLS", value)?,
                 _ => return Err(unknown(name)),
             }
         }
@@ -92,6 +95,9 @@ impl fmt::Display for MailParameters {
         }
         if self.smtputf8 {
             out.write_str(" SMTPUTF8")?;
+        }
+        if self.require_tls {
+            out.write_str(" REQUIRETLS")?;
         }
         match self.ret {
             Some(Ret::Full) => out.write_str(" RET=FULL")?,
@@ -187,6 +193,12 @@ fn set<T>(place: &mut Option<T>, name: &'static str, value: Option<T>) -> Result
         }
         _ => Err(ParameterError::Malformed(name)),
     }
+}
+
+/// One that takes no value.
+fn flag(place: &mut bool, name: &'static str, value: Option<&str>) -> Result<(), ParameterError> {
+    let is_first = !std::mem::replace(place, true);
+    if is_first && value.is_none() { Ok(()) } else { Err(ParameterError::Malformed(name)) }
 }
 
 fn unknown(name: &str) -> ParameterError {
@@ -296,8 +308,8 @@ mod tests {
 
     #[test]
     fn every_parameter_is_read_in_any_case() {
-        let found = MailParameters::parse("size=12 Body=8bitmime SMTPUTF8 RET=hdrs ENVID=a+2Bb").unwrap();
-        assert_eq!(found.to_string(), " SIZE=0000000012 BODY=8BITMIME SMTPUTF8 RET=HDRS ENVID=a+2Bb");
+        let found = MailParameters::parse("size=12 Body=8bitmime SMTPUTF8 requireTLS RET=hdrs ENVID=a+2Bb").unwrap();
+        assert_eq!(found.to_string(), " SIZE=0000000012 BODY=8BITMIME SMTPUTF8 REQUIRETLS RET=HDRS ENVID=a+2Bb");
         let found = RcptParameters::parse("notify=delay,Success ORCPT=rfc822;bob+40x").unwrap();
         assert_eq!(found.to_string(), " NOTIFY=SUCCESS,DELAY ORCPT=rfc822;bob@x");
         assert_eq!(RcptParameters::parse("NOTIFY=NEVER").unwrap().notify, Some(Notify::default()));
@@ -320,6 +332,9 @@ mod tests {
             "ENVID=a+2",
             "SMTPUTF8=1",
             "SMTPUTF8 SMTPUTF8",
+            "REQUIRETLS=",
+            "REQUIRETLS=YES",
+            "REQUIRETLS REQUIRETLS",
         ];
         for text in malformed {
             assert!(matches!(MailParameters::parse(text), Err(ParameterError::Malformed(_))), "{text}");
@@ -336,13 +351,14 @@ mod tests {
     proptest! {
         #[test]
         fn what_was_printed_is_read_again(
-            size in prop::option::of(0..10_000_000_000u64), smtputf8: bool, envid in prop::option::of("[ -~]{1,100}"),
+            size in prop::option::of(0..10_000_000_000u64), smtputf8: bool, require_tls: bool,
+            envid in prop::option::of("[ -~]{1,100}"),
             notify in prop::option::of(any::<(bool, bool, bool)>()),
             orcpt in prop::option::of(("rfc822|x-local", "[ -~]{1,50}")),
             body in prop::option::of(prop_oneof![Just(Body::SevenBit), Just(Body::EightBitMime)]),
             ret in prop::option::of(prop_oneof![Just(Ret::Full), Just(Ret::Headers)]),
         ) {
-            let mail = MailParameters { size, body, smtputf8, ret, envid };
+            let mail = MailParameters { size, body, smtputf8, require_tls, ret, envid };
             prop_assert_eq!(MailParameters::parse(&mail.to_string()), Ok(mail));
             let notify = notify.map(|(success, failure, delay)| Notify { success, failure, delay });
             let orcpt = orcpt.map(|(kind, address)| OriginalRecipient { kind, address });

@@ -221,6 +221,8 @@ replies! {
     log_in_first = 530 5 . 7 . 0 "log in first";
     /// To a sender that is not the user's own (RFC 6409 §6.1).
     not_your_address = 550 5 . 7 . 1 "that sender is not one of yours";
+    /// To MAIL with REQUIRETLS in clear, where it is not offered (RFC 8689 §2).
+    require_tls_in_clear = 555 5 . 5 . 4 "REQUIRETLS is known under TLS only; say STARTTLS first";
     /// To anything but BDAT between chunks.
     in_chunks = 503 5 . 5 . 1 "chunks are under way; go on with BDAT or say RSET";
     /// To BDAT after a chunk was refused.

@@ -95,6 +95,8 @@ fn mail_line(transaction: &Transaction<'_>, size: u64, offers: &Offers) -> Strin
         size: None,
         body: wanted.body.filter(|_| offers.eight_bit_mime),
         smtputf8: wanted.smtputf8 && offers.smtputf8,
+        // Whoever does not offer it is not sent such a message at all.
+        require_tls: wanted.require_tls,
         ret: wanted.ret.filter(|_| offers.dsn),
         envid: wanted.envid.clone().filter(|_| offers.dsn),
     };
@@ -202,6 +204,7 @@ mod tests {
         smtputf8: true,
         chunking: false,
         dsn: true,
+        require_tls: true,
     };
 
     fn lines(parameters: &str, offers: &Offers) -> String {

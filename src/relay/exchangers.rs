@@ -24,6 +24,9 @@ pub struct Server {
     pub name: String,
     /// Where it listens.
     pub address: SocketAddr,
+    /// Whether a certificate for its name proves that mail may go there: the configuration, the address itself or
+    /// signatures in DNS name it, and not whoever sits between DNS and us (RFC 8689 §4.2.1).
+    pub is_authentic: bool,
 }
 
 impl fmt::Display for Server {
@@ -35,8 +38,8 @@ impl fmt::Display for Server {
 
 /// What is asked of DNS.
 pub trait Names {
-    /// The mail exchangers of a domain.
-    fn mx(&self, domain: &Domain) -> Result<Vec<Mx>, NoAnswer>;
+    /// The mail exchangers of a domain, and whether signatures vouch for them.
+    fn mx(&self, domain: &Domain) -> Result<(Vec<Mx>, bool), NoAnswer>;
     /// The addresses of a host.
     fn addresses(&self, host: &Domain) -> Result<Vec<IpAddr>, NoAnswer>;
     /// The addresses of a host that the configuration names, which may be one that only this system knows.
@@ -44,7 +47,7 @@ pub trait Names {
 }
 
 impl Names for Resolver {
-    fn mx(&self, domain: &Domain) -> Result<Vec<Mx>, NoAnswer> {
+    fn mx(&self, domain: &Domain) -> Result<(Vec<Mx>, bool), NoAnswer> {
         Resolver::mx(self, domain)
     }
 
@@ -97,11 +100,11 @@ pub fn servers(hop: &NextHop, names: &dyn Names, own: &Own<'_>) -> Result<Vec<Se
     match &hop.host {
         Host::Literal(address) => {
             let address = SocketAddr::new(*address, port);
-            not_own(vec![Server { name: address.ip().to_string(), address }], own)
+            not_own(vec![Server { name: address.ip().to_string(), address, is_authentic: true }], own)
         }
         Host::Domain(domain) if hop.by_mx => by_mx(domain, port, names, own),
         Host::Domain(domain) => match names.configured(domain) {
-            Ok(addresses) => not_own(at_each(domain, &addresses, port), own),
+            Ok(addresses) => not_own(at_each((domain, true), &addresses, port), own),
             // A name mistyped in the configuration is mended there; no mail is lost over it.
             Err(answer) => Err(deferred(Enhanced(4, 4, 4), format!("{domain} can't be found: {answer}"))),
         },
@@ -123,6 +126,8 @@ fn not_own(mut servers: Vec<Server>, own: &Own<'_>) -> Result<Vec<Server>, Outco
 /// What is found for a domain, exchanger by exchanger.
 #[derive(Default)]
 struct Search {
+    /// See [`Server::is_authentic`].
+    is_authentic: bool,
     found: Vec<(u16, Server)>,
     /// Why something may be missing there.
     fault: Option<String>,
@@ -151,7 +156,7 @@ impl Search {
             }
             match names.addresses(host) {
                 Ok(addresses) => {
-                    let servers = at_each(host, &addresses, port);
+                    let servers = at_each((host, self.is_authentic), &addresses, port);
                     if servers.iter().any(|server| own.is_at(server.address)) {
                         self.leads_here = true;
                         return self.found.retain(|(before, _)| before < preference);
@@ -184,8 +189,8 @@ impl Search {
 }
 
 fn by_mx(domain: &Domain, port: u16, names: &dyn Names, own: &Own<'_>) -> Result<Vec<Server>, Outcome> {
-    let mut exchangers = exchangers(domain, names)?;
-    let mut search = Search::default();
+    let (mut exchangers, is_authentic) = exchangers(domain, names)?;
+    let mut search = Search { is_authentic, ..Search::default() };
     if let Some(ours) = exchangers.iter().find(|(_, host)| host == own.hostname).map(|(preference, _)| *preference) {
         search.leads_here = true;
         exchangers.retain(|(before, _)| *before < ours);
@@ -194,12 +199,12 @@ fn by_mx(domain: &Domain, port: u16, names: &dyn Names, own: &Own<'_>) -> Result
     search.end(domain)
 }
 
-/// The exchangers of a domain, the preferred ones first, equal ones in any order.
-fn exchangers(domain: &Domain, names: &dyn Names) -> Result<Vec<(u16, Domain)>, Outcome> {
-    let mut found = match names.mx(domain) {
+/// The exchangers of a domain, the preferred ones first, equal ones in any order; and whether their names are authentic.
+fn exchangers(domain: &Domain, names: &dyn Names) -> Result<(Vec<(u16, Domain)>, bool), Outcome> {
+    let (mut found, is_authentic) = match names.mx(domain) {
         Ok(found) => found,
-        // RFC 5321 §5.1: without MX the domain is its own exchanger.
-        Err(NoAnswer::NoRecords) => vec![Mx { preference: 0, host: Some(domain.clone()) }],
+        // RFC 5321 §5.1: without MX the domain is its own exchanger, by a name that nobody had to look up.
+        Err(NoAnswer::NoRecords) => (vec![Mx { preference: 0, host: Some(domain.clone()) }], true),
         Err(NoAnswer::NoSuchName) => {
             return Err(failed(Enhanced(5, 1, 2), format!("there is no domain {domain} in DNS")));
         }
@@ -214,7 +219,7 @@ fn exchangers(domain: &Domain, names: &dyn Names) -> Result<Vec<(u16, Domain)>, 
     }
     shuffle(&mut found);
     found.sort_by_key(|mx| mx.preference);
-    Ok(found.into_iter().filter_map(|mx| Some((mx.preference, mx.host?))).collect())
+    Ok((found.into_iter().filter_map(|mx| Some((mx.preference, mx.host?))).collect(), is_authentic))
 }
 
 fn shuffle<T>(items: &mut [T]) {
@@ -234,7 +239,9 @@ fn is_of_one_host(address: IpAddr) -> bool {
 
 /// A host at each of its addresses, the families in turn: where one does not work here the other is next. Loopback
 /// addresses are kept: what listens there besides this server, somebody of this host has put there.
-fn at_each(host: &Domain, addresses: &[IpAddr], port: u16) -> Vec<Server> {
+fn at_each((host, is_authentic): (&Domain, bool), addresses: &[IpAddr], port: u16) -> Vec<Server> {
+    let at =
+        |address: &IpAddr| Server { name: host.to_string(), address: SocketAddr::new(*address, port), is_authentic };
     let of_family =
         |v6: bool| addresses.iter().filter(move |address| address.is_ipv6() == v6 && is_of_one_host(**address));
     let (mut sixes, mut fours) = (of_family(true), of_family(false));
@@ -244,9 +251,7 @@ fn at_each(host: &Domain, addresses: &[IpAddr], port: u16) -> Vec<Server> {
         if pair == [None, None] {
             return found;
         }
-        let servers = pair.into_iter().flatten();
-        found
-            .extend(servers.map(|address| Server { name: host.to_string(), address: SocketAddr::new(*address, port) }));
+        found.extend(pair.into_iter().flatten().map(at));
     }
 }
 
@@ -270,13 +275,15 @@ mod tests {
     #[derive(Default)]
     struct Zone {
         mx: Table<(u16, &'static str)>,
+        is_signed: bool,
         hosts: Table<&'static str>,
     }
 
     impl Names for Zone {
-        fn mx(&self, domain: &Domain) -> Result<Vec<Mx>, NoAnswer> {
+        fn mx(&self, domain: &Domain) -> Result<(Vec<Mx>, bool), NoAnswer> {
             let found = self.mx.get(domain.as_str()).cloned().unwrap_or(Err(NoAnswer::NoSuchName))?;
-            Ok(found.iter().map(|(preference, host)| Mx { preference: *preference, host: host.parse().ok() }).collect())
+            let mx = |(preference, host): &(u16, &str)| Mx { preference: *preference, host: host.parse().ok() };
+            Ok((found.iter().map(mx).collect(), self.is_signed))
         }
 
         fn addresses(&self, host: &Domain) -> Result<Vec<IpAddr>, NoAnswer> {
@@ -292,6 +299,7 @@ mod tests {
     fn zone() -> Zone {
         let fault = || NoAnswer::Fault("SERVFAIL".into());
         Zone {
+            is_signed: false,
             mx: HashMap::from([
                 ("far.example", Ok(vec![(20, "b.far.example"), (10, "a.far.example")])),
                 ("null.example", Ok(vec![(0, ".")])),
@@ -365,6 +373,23 @@ mod tests {
     }
 
     #[test]
+    fn a_name_is_authentic_where_nobody_between_dns_and_us_can_have_made_it_up() {
+        for is_signed in [false, true] {
+            let zone = Zone { is_signed, ..zone() };
+            let own = Own { hostname: &"mail.example.org".parse().unwrap(), listen: &[], port: 25 };
+            for (hop, expected) in [
+                ("mx:far.example", is_signed),
+                ("mx:plain.example", true),
+                ("smart.example", true),
+                ("192.0.2.7", true),
+            ] {
+                let servers = servers(&hop.parse().unwrap(), &zone, &own).unwrap();
+                assert!(servers.iter().all(|server| server.is_authentic == expected), "{hop} {is_signed}");
+            }
+        }
+    }
+
+    #[test]
     fn equal_exchangers_take_turns() {
         let mut zone = zone();
         zone.mx.insert("even.example", Ok(vec![(10, "b.far.example"), (10, "plain.example")]));
@@ -378,10 +403,10 @@ mod tests {
     struct Endless(usize, Cell<usize>);
 
     impl Names for Endless {
-        fn mx(&self, _: &Domain) -> Result<Vec<Mx>, NoAnswer> {
+        fn mx(&self, _: &Domain) -> Result<(Vec<Mx>, bool), NoAnswer> {
             let exchanger = |at| Mx { preference: 10, host: format!("m{at}.far.example").parse().ok() };
             let ours = Mx { preference: 10, host: "mail.example.org".parse().ok() };
-            Ok((0..self.0).map(exchanger).chain([ours]).collect())
+            Ok(((0..self.0).map(exchanger).chain([ours]).collect(), false))
         }
 
         fn addresses(&self, _: &Domain) -> Result<Vec<IpAddr>, NoAnswer> {
@@ -423,7 +448,7 @@ mod tests {
         let domain: Domain = "far.example".parse().unwrap();
         let own = Own { hostname: &"other.example".parse().unwrap(), listen: &[], port: 25 };
         let mut search = Search::default();
-        search.run(&exchangers(&domain, &zone).unwrap(), (25, Duration::ZERO), &zone, &own);
+        search.run(&exchangers(&domain, &zone).unwrap().0, (25, Duration::ZERO), &zone, &own);
         assert_eq!((zone.1.get(), code(search.end(&domain))), (0, "4.4.3".into()));
     }
 }

@@ -113,7 +113,9 @@ mod tests {
         ] {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let (address, patience) = (listener.local_addr().unwrap(), Patience::default());
-            let mut wire = Wire::connect(&Peer { address, name: "mx", hello: "mail.example.org", patience }).unwrap();
+            let mut wire =
+                Wire::connect(&Peer { address, name: "mx", is_authentic: true, hello: "mail.example.org", patience })
+                    .unwrap();
             let mut hop = listener.accept().unwrap().0;
             hop.write_all(reply.as_bytes()).unwrap();
             while !wire.has_spoken() {}

@@ -37,6 +37,10 @@
 //! Where [`Security`] lets it, TLS that is not to be had is done without, on a new connection in the same
 //! [`Session::open`]. A login that is refused bounces no mail: it is mended in the configuration.
 //!
+//! A message with REQUIRETLS goes on in a session alone whose server has proved an authentic name and knows it (RFC 8689
+//! §4.2.1): [`Session::lacks_require_tls`]. Where [`Security`] is [for such a message](Security::for_message) and TLS is
+//! not to be had, it is refused: failed 5.7.10 if another attempt would come to the same, else deferred.
+//!
 //! After the last octet of a message was sent nothing is `None`: the hop may have it, and must not be doubled by another.
 //! A 452 or 552 to RCPT where others were accepted means that these are enough for one transaction (RFC 5321
 //! §4.5.3.1.10), and the rest goes in the next one; a 552 there is never for good. A message that can't be read on this side is never ended: its
@@ -64,7 +68,7 @@ use crate::mail::reply::Enhanced;
 
 pub use offers::Offers;
 pub use pool::Pool;
-pub use security::{Credentials, Protection, Security};
+pub use security::{Credentials, Protection, Security, not_authentic};
 pub use session::Session;
 pub use stage::{Patience, Stage};
 pub use transaction::{Content, Sent, Transaction};
@@ -74,8 +78,10 @@ pub use transaction::{Content, Sent, Transaction};
 pub struct Peer<'a> {
     /// Where it listens.
     pub address: SocketAddr,
-    /// Its name, for words and the log.
+    /// Its name, for words, the log and the certificate.
     pub name: &'a str,
+    /// See [`exchangers::Server::is_authentic`].
+    pub is_authentic: bool,
     /// The name we give in EHLO: our hostname.
     pub hello: &'a str,
     /// How long to wait for it.

@@ -17,6 +17,9 @@ pub struct Offers {
     pub chunking: bool,
     /// DSN (RFC 3461).
     pub dsn: bool,
+    /// REQUIRETLS (RFC 8689). In a [`Session`](super::Session) only where it may be used: under TLS, with a server that
+    /// has proved a name which is authentic.
+    pub require_tls: bool,
 }
 
 /// All that a reply to EHLO says: the extensions for mail, and what comes before any.
@@ -46,6 +49,7 @@ impl Hello {
                 "SMTPUTF8" => offers.smtputf8 = true,
                 "CHUNKING" => offers.chunking = true,
                 "DSN" => offers.dsn = true,
+                "REQUIRETLS" => offers.require_tls = true,
                 "STARTTLS" => hello.starttls = true,
                 "AUTH" => hello.mechanisms = format!("{} {parameters}", hello.mechanisms),
                 _ => {}
@@ -88,7 +92,7 @@ mod tests {
     fn every_keyword_is_read_in_any_case() {
         let all = read(
             "250-mx.example greets you\r\n250-size 1000\r\n250-8BitMime\r\n250-PIPELINING\r\n250-SMTPUTF8\r\n250-CHUNKING\r\n\
-             250-DSN\r\n250-AUTH PLAIN\r\n250 ENHANCEDSTATUSCODES\r\n",
+             250-DSN\r\n250-RequireTls\r\n250-AUTH PLAIN\r\n250 ENHANCEDSTATUSCODES\r\n",
         );
         let expected = Offers {
             size: Some(1000),
@@ -97,6 +101,7 @@ mod tests {
             smtputf8: true,
             chunking: true,
             dsn: true,
+            require_tls: true,
         };
         assert_eq!(all, expected);
     }

@@ -13,6 +13,7 @@ use rustls::pki_types::ServerName;
 
 use super::{Peer, Refusal, Stage};
 use crate::io::tls::{Agreed, TlsFacts};
+use crate::mail::outcome::{Cause, Outcome};
 use crate::mail::reply::Enhanced;
 use crate::mail::sasl::client::Login;
 use crate::tls::{self, Level};
@@ -27,6 +28,8 @@ pub struct Security {
     /// Whether TLS begins with the first octet (RFC 8314), and not with STARTTLS.
     implicit: bool,
     credentials: Option<Credentials>,
+    /// Whether it is a message that asks for TLS (RFC 8689), and not the configuration alone.
+    for_message: bool,
 }
 
 /// Who logs in.
@@ -66,7 +69,7 @@ impl Security {
     /// What the hop of this name has to prove, by STARTTLS. An error is about the authorities, in words.
     pub fn new(hop: impl fmt::Display, level: Level) -> Result<Security, String> {
         let config = tls::client_config(&level)?;
-        Ok(Security { hop: hop.to_string(), level, config, implicit: false, credentials: None })
+        Ok(Security { hop: hop.to_string(), level, config, implicit: false, credentials: None, for_message: false })
     }
 
     /// The same, with TLS from the first octet on.
@@ -77,6 +80,11 @@ impl Security {
     /// The same, with a login.
     pub fn with(self, credentials: Option<Credentials>) -> Security {
         Security { credentials, ..self }
+    }
+
+    /// The same, for a message with REQUIRETLS or not: what it does not get then, its sender is to know.
+    pub fn for_message(self, for_message: bool) -> Security {
+        Security { for_message, ..self }
     }
 
     /// As if tickets were used: some hops give them unasked.
@@ -110,9 +118,36 @@ impl Security {
         ServerName::try_from(peer.name.to_owned()).unwrap_or_else(|_| address())
     }
 
-    /// What TLS has to say about its failure with the server `name`, if it is what failed.
-    pub(super) fn words(&self, error: &io::Error, name: &str) -> Option<String> {
-        tls::of_tls(error).map(|error| tls::words(error, name, &self.hop))
+    /// What the failure of TLS with the server `name` means, if it is what failed.
+    pub(super) fn failure(&self, error: &io::Error, name: &str) -> Option<Refusal> {
+        let error = tls::of_tls(error)?;
+        let text = tls::words(error, name, &self.hop);
+        Some(match self.for_message && tls::is_lasting(error) {
+            true => Refusal { stage: Stage::Tls, outcome: Outcome::Failed(Cause::local(UNPROTECTED, text)) },
+            false => Refusal::deferred(Stage::Tls, Enhanced(4, 7, 5), text),
+        })
+    }
+
+    /// What the refusal is to whoever does not know that the message asks for TLS. What another host said stays its own.
+    pub(super) fn explained(&self, refusal: Refusal) -> Refusal {
+        let Refusal { stage, outcome } = refusal;
+        let explain = |mut cause: Cause| {
+            if self.for_message && stage == Stage::Tls && cause.host.is_none() {
+                cause.reply = cause.reply.line(BY_SENDER);
+            }
+            cause
+        };
+        let outcome = match outcome {
+            Outcome::Delivered(cause) => Outcome::Delivered(cause),
+            Outcome::Deferred(cause) => Outcome::Deferred(explain(cause)),
+            Outcome::Failed(cause) => Outcome::Failed(explain(cause)),
+        };
+        Refusal { stage, outcome }
+    }
+
+    /// Whether a server that this was agreed on with may be sent messages with REQUIRETLS, if it knows that (RFC 8689 §2).
+    pub(super) fn suffices_for_messages(&self, peer: &Peer<'_>, is_encrypted: bool) -> bool {
+        is_encrypted && self.level.proves_name() && peer.is_authentic
     }
 
     /// Whether there is no session without TLS.
@@ -136,6 +171,10 @@ impl Security {
 
     /// A hop without STARTTLS, where there has to be TLS.
     pub(super) fn not_offered(&self, host: &str) -> Refusal {
+        if self.for_message {
+            let outcome = Outcome::Failed(Cause::local(UNPROTECTED, format!("{host} offers no STARTTLS")));
+            return Refusal { stage: Stage::Tls, outcome };
+        }
         let text = format!(
             "{host} offers no STARTTLS, and relay.hops.\"{}\" asks for TLS: whoever took the offer out may listen; \
              tls = \"opportunistic\" there would send mail in clear",
@@ -144,6 +183,26 @@ impl Security {
         Refusal::deferred(Stage::Tls, Enhanced(4, 7, 4), text)
     }
 }
+
+/// A server whose name nobody vouches for: its certificate would prove nothing to a message with REQUIRETLS.
+pub fn not_authentic(name: &str) -> Outcome {
+    let text = format!("DNS names {name} to take this mail, and no signature of DNSSEC that we trust vouches for that");
+    let mut cause = Cause::local(UNPROTECTED, text);
+    cause.reply = cause.reply.line(BY_SENDER);
+    Outcome::Failed(cause)
+}
+
+/// A server that can be spoken with as securely as can be, and does not know REQUIRETLS.
+pub(super) fn not_known(host: &str) -> Outcome {
+    let mut cause = Cause::local(Enhanced(5, 7, 30), format!("{host} does not offer REQUIRETLS under TLS"));
+    cause.reply = cause.reply.line(BY_SENDER);
+    Outcome::Failed(cause)
+}
+
+/// "Encryption needed" (RFC 8689 §4.2.1).
+const UNPROTECTED: Enhanced = Enhanced(5, 7, 10);
+
+const BY_SENDER: &str = "(the sender asked for REQUIRETLS)";
 
 fn is_here(address: IpAddr) -> bool {
     address.to_canonical().is_loopback()
@@ -156,7 +215,8 @@ mod tests {
     use crate::mail::sasl::Secret;
 
     fn peer(address: &str, name: &'static str) -> Peer<'static> {
-        Peer { address: address.parse().unwrap(), name, hello: "mail.example.org", patience: Patience::default() }
+        let (address, hello) = (address.parse().unwrap(), "mail.example.org");
+        Peer { address, name, is_authentic: true, hello, patience: Patience::default() }
     }
 
     #[test]
@@ -187,6 +247,57 @@ mod tests {
         ] {
             assert_eq!(security.is_private(&peer(address, "mx"), encrypted), private, "{address} {encrypted}");
         }
+    }
+
+    #[test]
+    fn messages_that_require_tls_want_a_proof_that_proves_something() {
+        let authority = crate::tls::testing::Authority::new().certificate;
+        let read = |_: &std::path::Path| -> io::Result<Vec<u8>> { Ok(authority.as_bytes().to_vec()) };
+        let known = Level::Verified(tls::read_roots("ca".as_ref(), &read).unwrap());
+        for (level, is_authentic, is_encrypted, expected) in [
+            (known.clone(), true, true, true),
+            (Level::Pinned([1; 32]), true, true, true),
+            (known.clone(), false, true, false),
+            (known, true, false, false),
+            (Level::Required, true, true, false),
+            (Level::Opportunistic, true, true, false),
+        ] {
+            let security = Security::new("mx.example", level).unwrap();
+            let peer = Peer { is_authentic, ..peer("192.0.2.1:25", "mx.example") };
+            assert_eq!(security.suffices_for_messages(&peer, is_encrypted), expected, "{security:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_message_asked_for_in_vain_fails_where_it_would_again() {
+        use rustls::{AlertDescription, CertificateError, Error};
+        let of = |for_message: bool, error: &Error| {
+            let security = Security::new("mx:far.example", Level::Required).unwrap().for_message(for_message);
+            let refusal = security.failure(&io::Error::other(error.clone()), "mx.far.example").unwrap();
+            match security.explained(refusal).outcome {
+                Outcome::Failed(cause) | Outcome::Deferred(cause) => cause.to_string(),
+                other => panic!("{other:?}"),
+            }
+        };
+        for (error, expected) in [
+            (CertificateError::UnknownIssuer.into(), "550 5.7.10 nobody we trust"),
+            (CertificateError::NotValidForName.into(), "550 5.7.10 the certificate of mx.far.example"),
+            (Error::NoCertificatesPresented, "550 5.7.10 mx.far.example shows no certificate"),
+            // A certificate is renewed, and a clock set right.
+            (CertificateError::Expired.into(), "451 4.7.5 the certificate of mx.far.example"),
+            (CertificateError::NotValidYet.into(), "451 4.7.5 the certificate of mx.far.example"),
+            (Error::AlertReceived(AlertDescription::InternalError), "451 4.7.5 mx.far.example ended the handshake"),
+        ] {
+            let text = of(true, &error);
+            assert!(text.starts_with(expected) && text.ends_with(" (the sender asked for REQUIRETLS)"), "{text}");
+            let text = of(false, &error);
+            assert!(text.starts_with("451 4.7.5 ") && !text.contains("REQUIRETLS"), "{text}");
+        }
+        let not_offered = |for_message| {
+            let security = Security::new("mx:far.example", Level::Required).unwrap().for_message(for_message);
+            matches!(security.not_offered("mx.far.example").outcome, Outcome::Failed(_))
+        };
+        assert!(not_offered(true) && !not_offered(false));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use super::login;
 use super::offers::{Hello, Offers};
-use super::security::{Protection, Security};
+use super::security::{self, Protection, Security};
 use super::stage::Stage;
 use super::wire::{Said, Wire};
 use super::{Peer, Refusal};
@@ -36,13 +36,18 @@ impl Session {
                 session.protection = Protection::Clear(Some(words(&refusal)));
                 Ok(session)
             }
-            opened => opened,
+            opened => opened.map_err(|refusal| security.explained(refusal)),
         }
     }
 
     /// What the hop offers; nothing, if only HELO was to its liking.
     pub fn offers(&self) -> &Offers {
         &self.offers
+    }
+
+    /// Why a message with REQUIRETLS may not be sent in it, if so.
+    pub fn lacks_require_tls(&self) -> Option<Outcome> {
+        (!self.offers.require_tls).then(|| security::not_known(self.wire.host()))
     }
 
     /// What protects it.
@@ -104,7 +109,9 @@ impl<'a> Opening<'a> {
         }
         login::log_in(&mut self.wire, &hello.mechanisms, (self.peer, self.security))?;
         let protection = self.wire.facts().map_or(Protection::Clear(None), |facts| self.security.protection(facts));
-        let (wire, offers) = (self.wire, hello.offers);
+        let suffices = self.security.suffices_for_messages(self.peer, self.wire.facts().is_some());
+        let offers = Offers { require_tls: hello.offers.require_tls && suffices, ..hello.offers };
+        let wire = self.wire;
         Ok(Session { wire, offers, protection, transactions: 0, unfinished: false, in_step: true })
     }
 

@@ -116,6 +116,9 @@ impl Session {
 
     /// Decides those that this hop can't be sent, whatever it would say.
     fn refuse_unfit(&self, transaction: &Transaction<'_>, size: u64, progress: &mut Progress) {
+        if let Some(outcome) = transaction.parameters.require_tls.then(|| self.lacks_require_tls()).flatten() {
+            return progress.decide_rest(&outcome);
+        }
         let host = self.wire.host();
         let failed = |enhanced, text: String| Outcome::Failed(Cause::local(enhanced, text));
         if let Some(most) = self.offers.size.filter(|&most| most < size) {

@@ -68,9 +68,9 @@ impl Wire {
         }
         self.socket.by = self.deadline(Stage::Tls);
         let agreed = tls::connect(security.config(), name, &mut self.socket);
-        let (layer, facts) = agreed.map_err(|error| match security.words(&error, &self.name) {
-            Some(text) => Refusal::deferred(Stage::Tls, Enhanced(4, 7, 5), text),
-            None => self.broken(Stage::Tls, &error),
+        let (layer, facts) = agreed.map_err(|error| {
+            let failure = security.failure(&error, &self.name);
+            failure.unwrap_or_else(|| self.broken(Stage::Tls, &error))
         })?;
         self.tls = Some(Box::new(layer));
         self.facts = Some(facts);
@@ -277,7 +277,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let patience = Patience { connect: Duration::from_secs(10), reply };
         let address = listener.local_addr().unwrap();
-        let peer = Peer { address, name: "mx.example", hello: "mail.example.org", patience };
+        let peer = Peer { address, name: "mx.example", is_authentic: true, hello: "mail.example.org", patience };
         let wire = Wire::connect(&peer).unwrap();
         (wire, listener.accept().unwrap().0)
     }
@@ -342,7 +342,7 @@ mod tests {
         let patience = Patience { connect: Duration::from_secs(3), reply: Duration::ZERO };
         let address: SocketAddr = "192.0.2.1:25".parse().unwrap();
         let text = |name, errno| {
-            let peer = Peer { address, name, hello: "mail.example.org", patience };
+            let peer = Peer { address, name, is_authentic: true, hello: "mail.example.org", patience };
             match no_connection(&host_of(&peer), &peer, &io::Error::from_raw_os_error(errno)) {
                 Refusal { outcome: Outcome::Deferred(cause), .. } if cause.host.is_none() => cause.to_string(),
                 other => panic!("{other:?}"),

@@ -19,7 +19,7 @@
 //!
 //! STARTTLS is unknown where there is no certificate, and 503 under TLS. AUTH is 504 for a mechanism that is not offered,
 //! 538 where it would be under TLS, and 503 once someone has logged in or where HELO was said. MAIL is 530 on a port for
-//! submission until someone has.
+//! submission until someone has, and 555 with REQUIRETLS in clear.
 //!
 //! In Refused a chunk of the message was refused, and the rest of them is still on its way. After any state, too many
 //! errors or too many commands without a message are 421 and the end.
@@ -291,7 +291,12 @@ impl Session {
 
     fn ehlo(&self, policy: &dyn Policy) -> Reply {
         let reply = reply::ehlo(policy.hostname(), policy.message_size());
-        let reply = if self.terms.tls == Tls::Offered { reply.line("STARTTLS") } else { reply };
+        let reply = match self.terms.tls {
+            Tls::None => reply,
+            Tls::Offered => reply.line("STARTTLS"),
+            // RFC 8689 §2: nobody could obey in clear what it asks for.
+            Tls::Active => reply.line("REQUIRETLS"),
+        };
         match self.may_log_in() && !self.terms.mechanisms.is_empty() {
             true => reply.line(format!("AUTH {}", self.terms.mechanisms.join(" "))),
             false => reply,
@@ -338,6 +343,9 @@ impl Session {
         }
         if self.terms.submission && self.user.is_none() {
             return reply::log_in_first();
+        }
+        if parameters.require_tls && !self.is_under_tls() {
+            return reply::require_tls_in_clear();
         }
         if let Err(refusal) = policy.sender(&path, &parameters, self.user.as_ref()) {
             return refusal;

@@ -51,17 +51,22 @@ impl Level {
     /// What the configuration asks of a next hop. A pin or a file of authorities, which is among `files`, asks for proof by
     /// itself.
     pub fn of(settings: &HopSettings, files: &dyn Files) -> Result<Level, String> {
+        Level::vouched_by(settings, |ca| roots(ca, files))
+    }
+
+    /// The same, with authorities that are had from elsewhere: those in a file, or the system's.
+    pub fn vouched_by(
+        settings: &HopSettings,
+        roots: impl FnOnce(Option<&Path>) -> Result<Roots, String>,
+    ) -> Result<Level, String> {
         if let Some(pin) = &settings.pin {
             return Level::pinned(pin);
         }
         let unset = if settings.ca.is_some() { TlsLevel::Verified } else { TlsLevel::Opportunistic };
-        Ok(match (settings.tls.unwrap_or(unset), &settings.ca) {
-            (TlsLevel::Opportunistic, _) => Level::Opportunistic,
-            (TlsLevel::Required, _) => Level::Required,
-            (TlsLevel::Verified, Some(ca)) => {
-                Level::Verified(read_roots(ca, files).map_err(|error| error.to_string())?)
-            }
-            (TlsLevel::Verified, None) => Level::Verified(system_roots()?),
+        Ok(match settings.tls.unwrap_or(unset) {
+            TlsLevel::Opportunistic => Level::Opportunistic,
+            TlsLevel::Required => Level::Required,
+            TlsLevel::Verified => Level::Verified(roots(settings.ca.as_deref())?),
         })
     }
 
@@ -78,6 +83,11 @@ impl Level {
         matches!(self, Level::Opportunistic)
     }
 
+    /// Whether a handshake at this level has proved who it was with.
+    pub fn proves_name(&self) -> bool {
+        matches!(self, Level::Verified(_) | Level::Pinned(_))
+    }
+
     /// What a handshake at this level has proved, for the log.
     pub fn proof(&self) -> &'static str {
         match self {
@@ -85,6 +95,14 @@ impl Level {
             Level::Verified(_) => "verified",
             Level::Pinned(_) => "pinned",
         }
+    }
+}
+
+/// Those in a file, which is among `files`, or else those that this system trusts. An error is in words.
+pub fn roots(ca: Option<&Path>, files: &dyn Files) -> Result<Roots, String> {
+    match ca {
+        Some(ca) => read_roots(ca, files).map_err(|error| error.to_string()),
+        None => system_roots(),
     }
 }
 

@@ -43,6 +43,19 @@ pub fn words(error: &Error, host: &str, hop: &str) -> String {
     }
 }
 
+/// Whether another handshake would most likely come to the same: what is wrong is who the server is or what it can, and
+/// not the hour. A certificate that has expired is soon renewed, and one that is not valid yet tells of our own clock.
+pub fn is_lasting(error: &Error) -> bool {
+    use CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+    match error {
+        Error::InvalidCertificate(error) => {
+            !matches!(error, Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. })
+        }
+        Error::NoCertificatesPresented | Error::PeerIncompatible(_) => true,
+        _ => false,
+    }
+}
+
 /// Why a client of ours got no TLS.
 pub fn handshake_words(error: &io::Error) -> String {
     match (of_tls(error), error.kind()) {

@@ -1,13 +1,15 @@
 //! A next hop that does what real ones do not: a closure says what each command is answered with. [`Hop`] takes one
 //! connection, [`Exchanger`] as many as come, [`super::street::Street`] is many hops.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use postrider::io::tls::{self, Layer};
+use rustls::ServerConfig;
 use socket2::SockRef;
 
 use super::PATIENCE;
@@ -16,6 +18,8 @@ use super::PATIENCE;
 pub enum Act {
     /// Says these lines.
     Say(String),
+    /// Says them, and TLS begins.
+    Secure(String, Arc<ServerConfig>),
     /// Says them together with what it says next.
     Later(String),
     /// Says them, and nothing more, ever; the connection is closed to the peer, which is still listened to.
@@ -159,6 +163,20 @@ impl Drop for Exchanger {
     }
 }
 
+/// STARTTLS with this certificate, and what is offered under TLS alone; begins anew with each connection.
+pub fn secure(config: &Arc<ServerConfig>, offers: &[&str]) -> impl FnMut(&str) -> Option<Act> + Clone + Send + 'static {
+    let (config, ehlo) = (Arc::clone(config), ehlo(offers));
+    let mut is_secure = false;
+    move |line| match line.split(' ').next() {
+        Some("STARTTLS") => {
+            is_secure = true;
+            Some(Act::Secure("220 go ahead".to_owned(), Arc::clone(&config)))
+        }
+        Some("EHLO") if is_secure => Some(say(ehlo.clone())),
+        _ => None,
+    }
+}
+
 /// The reply to EHLO.
 pub fn ehlo(offers: &[&str]) -> String {
     let lines: String = offers.iter().map(|offer| format!("250-{offer}\r\n")).collect();
@@ -184,9 +202,36 @@ pub fn listen(stream: TcpStream, octets: usize, answer: impl FnMut(&str) -> Act)
     std::mem::take(&mut *heard.lock().unwrap())
 }
 
+/// The connection, in clear or under TLS.
+struct Wire {
+    socket: TcpStream,
+    tls: Option<Layer>,
+}
+
+impl Read for Wire {
+    fn read(&mut self, octets: &mut [u8]) -> io::Result<usize> {
+        match &mut self.tls {
+            Some(layer) => layer.read(&mut self.socket, octets),
+            None => self.socket.read(octets),
+        }
+    }
+}
+
+impl Write for Wire {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        match &mut self.tls {
+            Some(layer) => layer.write(&mut self.socket, octets),
+            None => self.socket.write(octets),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 struct Serving {
-    stream: TcpStream,
-    input: BufReader<TcpStream>,
+    input: BufReader<Wire>,
     left: usize,
     held: String,
     /// The whole message is there, and not answered.
@@ -198,8 +243,8 @@ impl Serving {
     fn new(stream: TcpStream, left: usize, heard: Arc<Mutex<Heard>>) -> Serving {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let input = BufReader::new(stream.try_clone().unwrap());
-        Serving { stream, input, left, held: String::new(), ended: false, heard }
+        let input = BufReader::new(Wire { socket: stream, tls: None });
+        Serving { input, left, held: String::new(), ended: false, heard }
     }
 
     fn heard(&self) -> MutexGuard<'_, Heard> {
@@ -266,6 +311,13 @@ impl Serving {
     fn act(&mut self, act: Act) -> bool {
         match act {
             Act::Say(text) => self.say(&text),
+            Act::Secure(text, config) => {
+                self.say(&text);
+                assert!(self.input.buffer().is_empty(), "it spoke before TLS began");
+                let wire = self.input.get_mut();
+                let Ok((layer, _)) = tls::accept(&config, &mut wire.socket) else { return false };
+                wire.tls = Some(layer);
+            }
             Act::Later(text) => self.held.push_str(&format!("{text}\r\n")),
             Act::Last(text) => {
                 self.say(&text);
@@ -277,7 +329,7 @@ impl Serving {
             }
             Act::Halfway(..) => panic!("there is no message now"),
             Act::Reset => {
-                SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
+                SockRef::from(&self.input.get_ref().socket).set_linger(Some(Duration::ZERO)).unwrap();
                 return false;
             }
             Act::Deaf(time) => {
@@ -289,7 +341,7 @@ impl Serving {
                 return false;
             }
             Act::Flood(text) => {
-                while self.stream.write_all(text.as_bytes()).is_ok() {}
+                while self.input.get_mut().write_all(text.as_bytes()).is_ok() {}
                 return false;
             }
         }
@@ -304,7 +356,7 @@ impl Serving {
             self.heard().taken += usize::from(text.starts_with('2'));
             self.heard().refused += usize::from(text.starts_with(['4', '5']));
         }
-        let _ = self.stream.write_all(&octets[..kept]);
+        let _ = self.input.get_mut().write_all(&octets[..kept]);
         self.left -= kept;
         if self.left == 0 {
             self.close();
@@ -313,7 +365,7 @@ impl Serving {
 
     fn close(&mut self) {
         self.left = 0;
-        let _ = self.stream.shutdown(Shutdown::Write);
+        let _ = self.input.get_mut().socket.shutdown(Shutdown::Write);
     }
 
     fn command(&mut self) -> Option<String> {

@@ -61,7 +61,10 @@ pub const SHORT: Duration = Duration::from_secs(1);
 pub fn open(address: SocketAddr, reply: Duration) -> Result<Session, Refusal> {
     let patience = Patience { connect: LONG, reply };
     let security = Security::new("hop.example", Level::Opportunistic).unwrap();
-    Session::open(&Peer { address, name: "hop.example", hello: "mail.example.org", patience }, &security)
+    Session::open(
+        &Peer { address, name: "hop.example", is_authentic: true, hello: "mail.example.org", patience },
+        &security,
+    )
 }
 
 pub fn recipients(count: usize) -> Vec<Recipient> {

@@ -4,12 +4,16 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use postrider::io::tls::Layer;
 use postrider::tls::{Level, client_config};
-use rustls::ClientConnection;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConnection, ServerConfig};
 
-use super::PATIENCE;
+use super::{Client, PATIENCE};
 
 /// A connection under TLS.
 pub struct TlsClient {
@@ -24,6 +28,17 @@ impl TlsClient {
         let socket = TcpStream::connect(address).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         TlsClient::over(socket)
+    }
+
+    /// Connects, begins TLS by STARTTLS, and says EHLO.
+    pub fn starttls(address: SocketAddr) -> TlsClient {
+        let mut client = Client::connect(address);
+        client.expect("220");
+        client.ask("EHLO client.example", "250");
+        client.ask("STARTTLS", "220");
+        let mut client = TlsClient::over(client.stream.try_clone().unwrap());
+        client.ask("EHLO client.example", "250");
+        client
     }
 
     /// Begins TLS on a connection that has agreed to it. Anyone's certificate is good.
@@ -65,6 +80,15 @@ impl TlsClient {
                 return line;
             }
         }
+    }
+
+    /// One transaction of a session that is open and greeted; returns the queue id.
+    pub fn submit(&mut self, mail: &str, rcpts: &[&str], message: &str) -> String {
+        self.ask(&format!("MAIL FROM:{mail}"), "250");
+        rcpts.iter().for_each(|rcpt| _ = self.ask(&format!("RCPT TO:{rcpt}"), "250"));
+        self.ask("DATA", "354");
+        self.send(message.as_bytes());
+        self.ask(".", "250").rsplit(' ').next().unwrap().to_owned()
     }
 
     /// Sends a line and reads its reply, which begins with `code`.
@@ -110,6 +134,15 @@ pub fn make_certificate(folder: &Path, name: &str) {
     assert!(made.success());
     std::fs::rename(key, folder.join("key.pem")).unwrap();
     std::fs::rename(certificate, folder.join("certificate.pem")).unwrap();
+}
+
+/// What shows the certificate that [`make_certificate`] made there.
+pub fn server_config(folder: &Path) -> Arc<ServerConfig> {
+    let certificate = CertificateDer::from_pem_file(folder.join("certificate.pem")).unwrap();
+    let key = PrivateKeyDer::from_pem_file(folder.join("key.pem")).unwrap();
+    let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+    Arc::new(builder.with_single_cert(vec![certificate], key).unwrap())
 }
 
 /// Writes all, and waits until it is on its way as a segment of its own.

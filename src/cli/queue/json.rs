@@ -25,6 +25,7 @@ struct Message {
     size: u64,
     /// `<>` for the null reverse-path.
     sender: Option<String>,
+    require_tls: bool,
     recipients: Vec<String>,
     targets: Vec<Place>,
     attempts: u32,
@@ -83,6 +84,7 @@ fn message(listed: &Listed) -> Message {
             .envelope
             .as_ref()
             .map(|envelope| envelope.reverse_path.address().map_or_else(|| "<>".to_owned(), ToString::to_string)),
+        require_tls: listed.envelope.as_ref().is_some_and(|envelope| envelope.parameters.require_tls),
         recipients: recipients.map(|recipient| recipient.address.to_string()).collect(),
         targets: state.iter().flat_map(|state| &state.targets).map(place).collect(),
         attempts: state.map(|state| state.attempts).unwrap_or_default(),

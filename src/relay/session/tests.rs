@@ -8,10 +8,13 @@ use std::time::Duration;
 
 use rustls::ServerConnection;
 
-use super::super::{Credentials, Patience};
+use super::super::{Content, Credentials, Patience, Transaction};
 use super::*;
 use crate::config;
 use crate::io::tls::Layer;
+use crate::mail::address::ReversePath;
+use crate::mail::envelope::Recipient;
+use crate::mail::parameter::{MailParameters, RcptParameters};
 use crate::mail::sasl::Secret;
 use crate::mail::sasl::client::Login;
 use crate::tls::{Certificates, DirectFiles, Level};
@@ -117,8 +120,27 @@ impl Hop {
 
     fn open(&self, security: &Security) -> Result<Session, Refusal> {
         let patience = Patience { connect: Duration::from_secs(10), reply: Duration::from_secs(10) };
-        let peer = Peer { address: self.address, name: "hop.example", hello: "mail.example.org", patience };
+        let peer = Peer {
+            address: self.address,
+            name: "hop.example",
+            is_authentic: true,
+            hello: "mail.example.org",
+            patience,
+        };
         Session::open(&peer, security)
+    }
+}
+
+/// A message without an octet.
+struct Nothing;
+
+impl Content for Nothing {
+    fn size(&self) -> u64 {
+        0
+    }
+
+    fn reader(&mut self) -> std::io::Result<Box<dyn Read + '_>> {
+        Ok(Box::new(std::io::empty()))
     }
 }
 
@@ -161,6 +183,29 @@ fn what_was_offered_in_clear_is_forgotten() {
         ["EHLO mail.example.org", "STARTTLS", "tls: EHLO mail.example.org", "tls: QUIT", "tls: "],
         "nothing else in clear"
     );
+}
+
+#[test]
+fn a_message_that_requires_tls_is_not_told_to_who_has_proved_nothing() {
+    let hop = Hop::once(|talk| {
+        talk.greet("250-STARTTLS\r\n");
+        talk.answer("STARTTLS", "220 go ahead");
+        talk.shake_hands();
+        talk.answer("EHLO", "250-hop.example\r\n250 REQUIRETLS");
+        assert_eq!(talk.hear(), "");
+    });
+    let mut session = hop.open(&security(Level::Required).for_message(true)).unwrap();
+    assert!(!session.offers().require_tls && session.lacks_require_tls().is_some());
+    let parameters = MailParameters { require_tls: true, ..MailParameters::default() };
+    let recipients = [Recipient { address: "a@b.example".parse().unwrap(), parameters: RcptParameters::default() }];
+    let transaction =
+        Transaction { reverse_path: &ReversePath::Null, recipients: &recipients, parameters: &parameters };
+    let sent = session.send(&transaction, &mut Nothing);
+    let [Some(Outcome::Failed(cause))] = &sent.outcomes[..] else { panic!("{sent:?}") };
+    let text = cause.to_string();
+    assert!(text.starts_with("550 5.7.30 hop.example [127.0.0.1] does not offer REQUIRETLS under TLS ("), "{text}");
+    drop(session);
+    assert_eq!(hop.thread.join().unwrap().last().unwrap(), "tls: ", "nothing of it was said");
 }
 
 #[test]

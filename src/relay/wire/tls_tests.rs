@@ -18,7 +18,8 @@ struct Hop {
 fn connect(listener: &TcpListener, reply: Duration) -> Wire {
     let patience = Patience { connect: Duration::from_secs(10), reply };
     let address = listener.local_addr().unwrap();
-    Wire::connect(&Peer { address, name: "mx.example", hello: "mail.example.org", patience }).unwrap()
+    Wire::connect(&Peer { address, name: "mx.example", is_authentic: true, hello: "mail.example.org", patience })
+        .unwrap()
 }
 
 fn hop(serve: impl FnOnce(Layer, TcpStream) + Send + 'static) -> Hop {

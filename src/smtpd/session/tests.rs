@@ -207,6 +207,17 @@ fn logging_in_is_offered_where_it_may_be_and_once() {
 }
 
 #[test]
+fn that_tls_is_required_can_be_said_under_tls_alone() {
+    for (tls, expected) in [(Tls::None, "555"), (Tls::Offered, "555"), (Tls::Active, "250")] {
+        let mut session = Session::new(Terms { tls, ..offering() });
+        let Next::Reply(hello) = step(&mut session, "EHLO a") else { panic!() };
+        assert_eq!(hello.to_string().contains("REQUIRETLS"), tls == Tls::Active, "{tls:?}");
+        assert_eq!(cell(&step(&mut session, "MAIL FROM:<a@b.org> REQUIRETLS")), expected, "{tls:?}");
+        assert_eq!(cell(&step(&mut session, "RCPT TO:<c@d.org>")), if expected == "250" { "250" } else { "503" });
+    }
+}
+
+#[test]
 fn submission_is_for_those_who_log_in() {
     let mut session = Session::new(Terms { submission: true, ..offering() });
     step(&mut session, "EHLO a");
