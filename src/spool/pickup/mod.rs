@@ -11,7 +11,7 @@
 
 mod drop_error;
 mod intake;
-mod line_ends;
+pub mod line_ends;
 pub mod message;
 
 use std::collections::HashMap;
