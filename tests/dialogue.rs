@@ -35,6 +35,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::thread;
+use support::octets::unescape;
 use support::{Client, Server, eventually};
 
 fn dialogues() -> Vec<PathBuf> {
@@ -358,25 +359,4 @@ fn expect(client: &mut Client, pattern: &str) -> Result<(), String> {
 
 fn fits(found: &str, pattern: &str) -> bool {
     pattern.strip_suffix('*').map_or(found == pattern, |start| found.starts_with(start))
-}
-
-fn unescape(text: &str) -> Vec<u8> {
-    let mut octets = Vec::new();
-    let mut letters = text.chars();
-    while let Some(letter) = letters.next() {
-        match letter {
-            '\\' => match letters.next() {
-                Some('r') => octets.push(b'\r'),
-                Some('n') => octets.push(b'\n'),
-                Some('0') => octets.push(0),
-                Some('x') => {
-                    let digits: String = letters.by_ref().take(2).collect();
-                    octets.push(u8::from_str_radix(&digits, 16).expect("two digits"));
-                }
-                other => octets.extend(other.unwrap_or('\\').to_string().bytes()),
-            },
-            letter => octets.extend(letter.to_string().bytes()),
-        }
-    }
-    octets
 }
