@@ -28,6 +28,9 @@
 
 mod support;
 
+#[path = "fuzz/checks/octets.rs"]
+mod octets;
+
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::net::Shutdown;
@@ -35,7 +38,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::thread;
-use support::octets::unescape;
+
+use octets::unescape;
 use support::{Client, Server, eventually};
 
 fn dialogues() -> Vec<PathBuf> {

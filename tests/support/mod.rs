@@ -8,7 +8,6 @@ pub mod hop;
 pub mod mailboxes;
 pub mod net;
 pub mod next_hop;
-pub mod octets;
 pub mod parcel;
 pub mod postfix;
 pub mod report;

@@ -1,6 +1,6 @@
 //! The clients' side of `tests/dialogues`: what the seeds of the sessions and commands are made of.
 
-#[path = "../../support/octets.rs"]
+#[path = "octets.rs"]
 mod octets;
 
 use std::collections::HashMap;
