@@ -1,12 +1,16 @@
 # make run    a complete server in the folder run/, without root and without a configuration of yours
 # make test   every test; installs the programs that tests speak with, where it may, and names what it had to skip
 # make check  format, lints, documentation
+# make fuzz   each fuzzer of tests/fuzz for FUZZ_TIME seconds, two at a time; FUZZ_TARGETS names those to run; needs a C++
+#             compiler for libFuzzer
 # make install  into $(DESTDIR)$(PREFIX), with the man pages, a sample and units for systemd; make uninstall takes it away again
 
 PREFIX ?= /usr/local
 CARGO ?= cargo
+FUZZ_TIME ?= 600
+FUZZ_TARGETS ?=
 
-.PHONY: run build test check install uninstall
+.PHONY: run build test check fuzz install uninstall
 
 build:
 	$(CARGO) build --release --locked
@@ -23,8 +27,12 @@ test:
 
 check:
 	$(CARGO) fmt --check
+	$(CARGO) fmt --check --manifest-path tests/fuzz/Cargo.toml
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+
+fuzz:
+	@CARGO="$(CARGO)" sh tests/fuzz/run.sh $(FUZZ_TIME) $(FUZZ_TARGETS)
 
 install: build
 	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/share/man/man5 $(DESTDIR)$(PREFIX)/share/man/man8

@@ -70,7 +70,9 @@ impl Aliases {
     /// The targets of `name` (in lower case) at `domain`: those of the full address go before those of the bare name.
     pub fn get(&self, name: &str, domain: &Domain) -> Option<&[AliasTarget]> {
         let by_address = self.names.get(&format!("{name}@{domain}"));
-        by_address.or_else(|| self.names.get(name)).map(Vec::as_slice)
+        // A local-part may look like another's address, or like a whole domain's.
+        let by_name = || self.names.get(name).filter(|_| !name.contains('@'));
+        by_address.or_else(by_name).map(Vec::as_slice)
     }
 
     /// The targets of whatever else is sent to `domain`.
@@ -175,9 +177,11 @@ fn key_of(name: &str) -> Result<String, String> {
     }
     match name.parse::<Address>() {
         Ok(address) => match address.domain() {
-            Some(domain) => Ok(format!("{}@{domain}", address.local_part().to_lowercase())),
+            Some(domain) => Ok(format!("{}@{domain}", address.folded().local_part())),
             None => Err(format!("{name}: an alias can't stand at an IP address")),
         },
+        // It would be found as the address that it looks like.
+        Err(_) if name.contains('@') => Err(format!("{name}: a name with an @ in it needs its domain too")),
         Err(_) => local_name(name),
     }
 }
@@ -212,7 +216,7 @@ fn parse_target(path: &Path, text: &str) -> Result<AliasTarget, String> {
 /// A name without a domain, checked as a local-part.
 fn local_name(text: &str) -> Result<String, String> {
     match format!("{text}@localhost").parse::<Address>() {
-        Ok(address) => Ok(address.local_part().to_lowercase()),
+        Ok(address) => Ok(address.folded().local_part().to_owned()),
         Err(error) => Err(format!("{text}: {error}")),
     }
 }
@@ -263,6 +267,7 @@ mod tests {
             ("# x\n\na: b,\n  c d@x.org", 3),
             ("@-: a", 1),
             ("a b: c", 1),
+            ("\"a@b.org\": c", 1),
         ] {
             assert_eq!(parse(text).unwrap_err().line, Some(line), "{text}");
         }

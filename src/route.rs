@@ -287,6 +287,25 @@ mod tests {
     }
 
     #[test]
+    fn letters_that_take_more_room_in_lower_case_lead_nowhere_else() {
+        let (most, tagged) = ("\u{130}".repeat(limits::LOCAL_PART / 2), "\u{23a}".repeat(limits::LOCAL_PART / 2 - 1));
+        let site = site(&["ann@example.org"], &format!("{most}: ann\ninfo: {tagged}\n"));
+        assert_eq!(ends(&site, &format!("{most}@example.org")), ["ann@example.org box"]);
+        let nobody = format!("{tagged}+x@example.org");
+        assert_eq!(ends(&site, &nobody), [format!("{nobody} 5.1.1")]);
+        assert_eq!(ends(&site, "info@example.org"), [format!("{tagged}@example.org 5.1.1")]);
+    }
+
+    #[test]
+    fn a_local_part_is_no_address_whatever_it_looks_like() {
+        let site = site(&["ann@example.org"], "info@example.net: ann\n@example.net: ann\n");
+        for local_part in ["info@example.net", "@example.net"] {
+            let recipient = format!("\"{local_part}\"@example.org");
+            assert_eq!(ends(&site, &recipient), [format!("{recipient} 5.1.1")]);
+        }
+    }
+
+    #[test]
     fn a_look_alike_is_another_domain() {
         let mut site = site(&["ann@example.org"], "");
         let text = "local_domains = [\"example.org\"]\n[relay.domains]\n\"partner.example\" = \"10.0.0.2\"";

@@ -29,6 +29,9 @@
 
 mod support;
 
+#[path = "fuzz/checks/octets.rs"]
+mod octets;
+
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::net::Shutdown;
@@ -36,6 +39,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::thread;
+
+use octets::unescape;
 use support::tls::TlsClient;
 use support::{Client, Server, eventually};
 
@@ -402,25 +407,4 @@ fn expect(client: &mut Peer, pattern: &str) -> Result<(), String> {
 
 fn fits(found: &str, pattern: &str) -> bool {
     pattern.strip_suffix('*').map_or(found == pattern, |start| found.starts_with(start))
-}
-
-fn unescape(text: &str) -> Vec<u8> {
-    let mut octets = Vec::new();
-    let mut letters = text.chars();
-    while let Some(letter) = letters.next() {
-        match letter {
-            '\\' => match letters.next() {
-                Some('r') => octets.push(b'\r'),
-                Some('n') => octets.push(b'\n'),
-                Some('0') => octets.push(0),
-                Some('x') => {
-                    let digits: String = letters.by_ref().take(2).collect();
-                    octets.push(u8::from_str_radix(&digits, 16).expect("two digits"));
-                }
-                other => octets.extend(other.unwrap_or('\\').to_string().bytes()),
-            },
-            letter => octets.extend(letter.to_string().bytes()),
-        }
-    }
-    octets
 }

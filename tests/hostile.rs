@@ -2,7 +2,6 @@
 
 mod support;
 
-use std::fs;
 use std::io::Write;
 use std::thread;
 use std::time::Duration;
@@ -15,13 +14,6 @@ fn greeted(server: &Server) -> Client {
     client.expect("220");
     client.ask("EHLO client.example", "250");
     client
-}
-
-/// KiB of memory that is the server's own.
-fn memory(server: &Server) -> usize {
-    let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", server.pid())).unwrap();
-    let line = rollup.lines().find(|line| line.starts_with("Pss_Anon:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 #[test]
@@ -82,9 +74,9 @@ fn octets_that_are_no_text_are_refused_wherever_they_stand() {
 fn what_has_no_end_costs_no_memory() {
     let server = Server::start("[limits]\nmessage_size = \"20MiB\"\n");
     server.send(&["ann@example.org"], "Subject: first\r\n\r\n");
-    let before = memory(&server);
+    let before = server.memory();
     let is_small = |what: &str| {
-        let grown = memory(&server).saturating_sub(before);
+        let grown = server.memory().saturating_sub(before);
         assert!(grown < 8 * 1024, "{what}: {grown} KiB more");
     };
 

@@ -20,14 +20,16 @@ use crate::mail::address::Domain;
 
 /// A name and a type of record. Names differ in case alone are equal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Question {
+pub struct Question {
+    /// Whose records.
     pub name: Name<Vec<u8>>,
+    /// Of which type.
     pub kind: Rtype,
 }
 
 /// A question as it is sent once.
 #[derive(Clone, Debug)]
-pub(super) struct Query {
+pub struct Query {
     question: Question,
     id: u16,
     edns: bool,
@@ -35,7 +37,7 @@ pub(super) struct Query {
 
 /// What a packet tells whoever sent a [`Query`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Meaning {
+pub enum Meaning {
     /// It does not answer this query: forged, late, or cut short.
     NotOurs,
     /// It answers this query, and its records can't be read: why.
@@ -52,7 +54,8 @@ pub(super) enum Meaning {
 
 /// An answer of one server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Answer {
+pub struct Answer {
+    /// What it says.
     pub told: Told,
     /// How long it holds; zero is for this once.
     pub ttl: Duration,
@@ -62,7 +65,7 @@ pub(super) struct Answer {
 
 /// What an answer says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Told {
+pub enum Told {
     /// The records of the type that was asked for. Those that name a host no [`Domain`] can be are left out.
     Records(Vec<Record>),
     /// They are under another name, which is still to be asked for.

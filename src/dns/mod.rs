@@ -16,7 +16,7 @@
 //!   found.rs      what is known, or why nothing is
 //! ```
 
-mod answer;
+pub mod answer;
 mod cache;
 #[cfg(test)]
 mod fake;
@@ -30,5 +30,5 @@ mod upstream;
 
 pub use found::NoAnswer;
 pub use names::{ReverseNameThread, ReverseNames, reverse_names};
-pub use record::{Mx, Tlsa};
+pub use record::{Mx, Record, Tlsa};
 pub use resolver::Resolver;

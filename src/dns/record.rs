@@ -13,11 +13,16 @@ use crate::mail::address::Domain;
 
 /// One record.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Record {
+pub enum Record {
+    /// MX
     Mx(Mx),
+    /// A, or AAAA.
     Address(IpAddr),
+    /// PTR
     Name(Domain),
+    /// TXT, its strings put together.
     Text(Vec<u8>),
+    /// TLSA
     Tlsa(Tlsa),
 }
 

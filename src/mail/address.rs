@@ -156,9 +156,12 @@ impl Address {
         self.local_part.is_ascii()
     }
 
-    /// The form under which local names are looked up: all in lower case.
+    /// The form under which local names are looked up: all in lower case. A few letters take more octets there; where
+    /// that would be too many for an address, nobody can have that name, and it is left as it is.
     pub fn folded(&self) -> Address {
-        Address { local_part: self.local_part.to_lowercase(), host: self.host.clone() }
+        let lower = self.local_part.to_lowercase();
+        let local_part = if lower.len() > limits::LOCAL_PART { self.local_part.clone() } else { lower };
+        Address { local_part, host: self.host.clone() }
     }
 }
 

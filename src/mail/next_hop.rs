@@ -38,8 +38,9 @@ impl FromStr for NextHop {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<NextHop, AddressError> {
-        if let Some(domain) = text.strip_prefix("mx:") {
-            let (domain, port) = with_port(domain)?;
+        // In any case: else `MX:25` would be port 25 of a host named mx, and printed as what it is not.
+        if text.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("mx:")) {
+            let (domain, port) = with_port(&text[3..])?;
             return Ok(NextHop { host: domain.parse::<Domain>()?.into(), by_mx: true, port });
         }
         if let Ok(address) = text.parse::<SocketAddr>() {
@@ -89,6 +90,7 @@ mod tests {
             ("SMTP.provider.example", "smtp.provider.example"),
             ("mx:provider.example", "mx:provider.example"),
             ("mx:provider.example:2525", "mx:provider.example:2525"),
+            ("MX:Provider.example", "mx:provider.example"),
             ("192.0.2.7:25", "192.0.2.7:25"),
             ("192.0.2.7", "192.0.2.7"),
             ("[192.0.2.7]", "192.0.2.7"),
@@ -104,7 +106,9 @@ mod tests {
 
     #[test]
     fn what_is_no_host_is_refused() {
-        for text in ["", ":25", "mx:", "mx:192.0.2.7", "a b", "host:0", "host:99999", "host:smtp", "[x]", "host:1:2"] {
+        for text in
+            ["", ":25", "mx:", "Mx:25", "mx:192.0.2.7", "a b", "host:0", "host:99999", "host:smtp", "[x]", "host:1:2"]
+        {
             assert!(text.parse::<NextHop>().is_err(), "{text}");
         }
     }

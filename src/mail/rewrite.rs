@@ -225,9 +225,13 @@ fn write_folded(out: &mut Vec<u8>, name: &[u8], pieces: &[Vec<u8>]) {
     let mut column = name.len();
     for piece in pieces {
         let mut piece = piece.as_slice();
-        let first_line = piece.split(|octet| *octet == b'\n').next().unwrap_or(piece).trim_ascii_end();
-        if column + first_line.len() > limits::TEXT_LINE && !first_line.is_empty() {
+        let first_line = piece.split(|octet| *octet == b'\n').next().unwrap_or(piece);
+        if column + first_line.strip_suffix(b"\r").unwrap_or(first_line).len() > limits::TEXT_LINE {
             piece = piece.trim_ascii_start();
+            if piece.is_empty() {
+                // Blanks separate nothing at the end of a line.
+                continue;
+            }
             out.extend_from_slice(b"\r\n ");
             column = 1;
         }
@@ -354,6 +358,17 @@ mod tests {
         }
     }
 
+    #[test]
+    fn blanks_at_the_end_of_a_line_are_part_of_it() {
+        // 998 octets; what the longer name of the field moves beyond that is a blank.
+        let start = "x".repeat(950);
+        let header = format!("From:{start},{}ann\r\n\r\n", " ".repeat(39));
+        let out = String::from_utf8(rewrite(header.as_bytes()).unwrap()).unwrap();
+        assert!(out.starts_with(&format!("Reply-To:{start},ann@example.org\r\nFrom:")), "{out}");
+        let blanks = " ".repeat(39);
+        assert!(out.ends_with(&format!("From:{start},{blanks}\r\n me@provider.example\r\n\r\n")), "{out}");
+    }
+
     proptest! {
         #[test]
         fn no_local_address_is_left_and_no_foreign_one_is_lost(
@@ -380,7 +395,7 @@ mod tests {
             let (new, others): (Vec<_>, Vec<_>) = found.into_iter().partition(|address| address == "me@provider.example");
             prop_assert_eq!((new.len(), others), (1, foreign));
             prop_assert_eq!(header::addresses(fields[0].value, &domain).unwrap().len(), people.len());
-            let longest = |text: &[u8]| text.split(|octet| *octet == b'\n').map(|line| line.trim_ascii_end().len()).max();
+            let longest = |text: &[u8]| text.split(|octet| *octet == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line).len()).max();
             prop_assert!(longest(&out) <= Some(limits::TEXT_LINE).max(longest(header.as_bytes())));
             // Twice is once.
             prop_assert_eq!(rewrite(&out), None);

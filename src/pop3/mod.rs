@@ -11,11 +11,11 @@
 //! | `login` | who may open which mailbox, and who has it open |
 //! | `connection` | reads, writes and waits |
 
-mod command;
+pub mod command;
 pub mod connection;
 mod listing;
 mod login;
 mod mailbox;
-mod message;
+pub mod message;
 mod reply;
-mod session;
+pub mod session;

@@ -53,7 +53,7 @@ mod login;
 mod message;
 mod offers;
 mod pool;
-mod reply;
+pub mod reply;
 mod security;
 mod session;
 mod socket;

@@ -9,9 +9,9 @@
 //! | `received` | the Received field |
 //! | `connection` | reads, writes and waits |
 
-mod command;
+pub mod command;
 pub mod connection;
 mod policy;
 mod receipt;
 mod received;
-mod session;
+pub mod session;

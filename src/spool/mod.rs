@@ -42,7 +42,7 @@ mod draft;
 mod entry;
 pub mod listed;
 pub mod listing;
-mod pickup;
+pub mod pickup;
 mod schedule;
 pub mod selection;
 mod settlement;

@@ -128,6 +128,13 @@ impl Server {
         self.child.as_ref().unwrap().id()
     }
 
+    /// KiB of memory that is its own.
+    pub fn memory(&self) -> usize {
+        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid())).unwrap();
+        let line = rollup.lines().find(|line| line.starts_with("Pss_Anon:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
     pub fn signal(&self, signal: &str) {
         assert!(Command::new("kill").arg(format!("-{signal}")).arg(self.pid().to_string()).status().unwrap().success());
     }

@@ -62,14 +62,14 @@ pub fn read(head: &[u8], context: &Context<'_>) -> Result<Dropped, DropError> {
         let what = format!("the header is larger than {} octets", limits::DROP_HEADER);
         return Err(DropError::new(header.lines, what, "put an empty line between header and text"));
     }
+    let has_body = above.octets + header.body_offset < head.len();
     let envelope = match above.envelope {
         Some(envelope) => Envelope { parameters: MailParameters { size: None, ..envelope.parameters }, ..envelope },
-        None => envelope_of(&header, context)?,
+        None => envelope_of(&header, has_body, context)?,
     };
     check_count(&envelope, context.config)?;
     check_owner(&envelope, &header, above.lines.max(1), context)?;
     let mut lines = print(&header, context)?;
-    let has_body = above.octets + header.body_offset < head.len();
     // A message may be nothing but its header (RFC 5322 §3.5); what is no field is its text, empty line or not.
     if header.ended || has_body {
         lines.extend_from_slice(b"\r\n");
@@ -103,7 +103,7 @@ impl Above {
 }
 
 /// The envelope that `sendmail -t` would make of it.
-fn envelope_of(header: &Header<'_>, context: &Context<'_>) -> Result<Envelope, DropError> {
+fn envelope_of(header: &Header<'_>, has_body: bool, context: &Context<'_>) -> Result<Envelope, DropError> {
     let said = Said::by(header);
     let [sender, from] = said.senders();
     let mut senders = Vec::new();
@@ -112,7 +112,7 @@ fn envelope_of(header: &Header<'_>, context: &Context<'_>) -> Result<Envelope, D
     }
     let Some(sender) = senders.into_iter().next() else {
         let what = format!("there is no sender: neither X-Sender, nor an address in {from} or {sender}");
-        return Err(missing(header, what, format!("add a line {from}: <address> at the top")));
+        return Err(missing(header, has_body, what, format!("add a line {from}: <address> at the top")));
     };
     let mut seen = HashSet::new();
     let mut recipients = Vec::new();
@@ -122,7 +122,7 @@ fn envelope_of(header: &Header<'_>, context: &Context<'_>) -> Result<Envelope, D
     }
     if recipients.is_empty() {
         let what = "there is no recipient: neither X-Receiver, nor an address in To, Cc or Bcc";
-        return Err(missing(header, what.to_owned(), "add a line To: <address> at the top".to_owned()));
+        return Err(missing(header, has_body, what.to_owned(), "add a line To: <address> at the top".to_owned()));
     }
     let ascii = recipients.iter().all(|recipient| recipient.address.is_ascii())
         && header.fields.iter().all(|field| field.octets.is_ascii());
@@ -131,8 +131,8 @@ fn envelope_of(header: &Header<'_>, context: &Context<'_>) -> Result<Envelope, D
 }
 
 /// A field is missing. Where the header was cut short by a line that is no field, that line is why.
-fn missing(header: &Header<'_>, what: String, mend: String) -> DropError {
-    let cut = !header.ended;
+fn missing(header: &Header<'_>, has_body: bool, what: String, mend: String) -> DropError {
+    let cut = !header.ended && has_body;
     let line = if cut { header.lines + 1 } else { 0 };
     let what = if cut { format!("{what}, and the header ends here, at what is no field") } else { what };
     DropError::new(line, what, mend)
@@ -354,6 +354,8 @@ mod tests {
             ("From: a\nSubject: s3cret\n\n", 0, "no recipient"),
             ("From: a\ns3cret\nTo: b\n\n", 2, "no recipient"),
             ("Subject: s3cret\nTo: b\n\n", 0, "no sender"),
+            ("Subject: s3cret\nTo: b\n", 0, "neither X-Sender, nor an address in From or Sender; "),
+            ("Subject: s3cret\nTo: b", 0, "no sender"),
             ("From: a\nTo: s3cret s3cret\n\n", 2, "addresses of To"),
             ("From x\nX-Sender: <a@b.org>\nX-Receiver: s3cret\n\n", 3, "local-part@domain"),
             ("X-Receiver: <s3cret@b.org>\n\n", 1, "before X-Sender"),
@@ -365,7 +367,7 @@ mod tests {
             let error = read_as(&Owner::Trusted, text.as_bytes()).unwrap_err();
             let report = drop_error::report("x.eml.bad", &error);
             assert_eq!(error.line, line, "{error}");
-            assert!(error.what.contains(word), "{error}");
+            assert!(error.to_string().contains(word), "{error}");
             assert!(!error.mend.is_empty() && !report.contains("s3cret"), "{report}");
             assert!(report.contains("mv x.eml.bad x.eml\n"), "{report}");
         }

@@ -9,9 +9,9 @@
 //! `NAME.report`, one that changes while it is read is given back, and lack of space or an error of the disk leaves it
 //! where it is, to be tried again. After a crash a `.ID` whose entry exists is removed at start, else taken again.
 
-mod drop_error;
+pub mod drop_error;
 mod intake;
-mod line_ends;
+pub mod line_ends;
 pub mod message;
 
 use std::collections::HashMap;
