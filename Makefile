@@ -1,12 +1,14 @@
 # make run    a complete server in the folder run/, without root and without a configuration of yours
 # make test   every test; installs the programs that tests speak with, where it may, and names what it had to skip
+# make soak   power cuts, kills and failing calls; takes minutes, root and loop devices; make soak-full, with other
+#             servers beside, an hour
 # make check  format, lints, documentation
 # make install  into $(DESTDIR)$(PREFIX), with the man pages, a sample and units for systemd; make uninstall takes it away again
 
 PREFIX ?= /usr/local
 CARGO ?= cargo
 
-.PHONY: run build test check install uninstall
+.PHONY: run build test soak soak-full check install uninstall
 
 build:
 	$(CARGO) build --release --locked
@@ -20,6 +22,19 @@ test:
 	SKIPPED_TESTS=$$list $(CARGO) test --locked; result=$$?; \
 	if [ -s "$$list" ]; then sort -u "$$list"; else echo "no test was skipped"; fi; \
 	rm -f "$$list"; exit $$result
+
+SOAK = python3 -B tests/soak/soak.py --binary target/release/postrider
+SWEEP = python3 -B tests/soak/sweep.py --binary target/release/postrider
+
+soak: build
+	@sh tests/programs.sh
+	$(SOAK) --scale soak
+	$(SWEEP)
+
+soak-full: build
+	@sh tests/programs.sh
+	$(SOAK) --scale full --servers Postrider,Postfix,Exim,OpenSMTPD
+	$(SWEEP)
 
 check:
 	$(CARGO) fmt --check
