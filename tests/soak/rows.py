@@ -44,7 +44,8 @@ class World:
         self.disks.append(disk)
         return disk
 
-    def server(self, disk, mail_disk=None, bite="drop-syncs", fault=None, relay_port=None, **settings):
+    def server(self, disk, mail_disk=None, bite="drop-syncs", fault=None, relay_port=None, broken=None,
+               **settings):
         """Started for the first time; what is on its disks by then is safe."""
         self.rounds += 1
         mail_disk = mail_disk or disk
@@ -53,7 +54,7 @@ class World:
         self.servers.append(server)
         mode = bite if self.is_broken else fault
         if mode:
-            server.faults = faults(self.library, [disk.path, mail_disk.path], mode=mode, **settings)
+            server.faults = faults(self.library, broken or [disk.path, mail_disk.path], mode=mode, **settings)
         server.start()
         self.send_first(server)
         for each in {disk, mail_disk}:
@@ -183,9 +184,13 @@ def two_disks(world, times, which):
     """Queue and mailboxes are on two disks, and one of them loses its power."""
     for _ in range(times):
         disks = [world.disk("spool"), world.disk("mail")]
-        server = world.server(*disks)
+        server = world.server(*disks, broken=[disks[which].path])
+        if which == 0:
+            # So that mail waits in the spool: what was delivered can't be lost with it.
+            disks[1].slow_down(100)
         load = Load(server.port, LOCAL)
         some_time()
+        disks[1].slow_down(0)
         cut_and_count(world, server, load, disks[which], [disks[1 - which]])
 
 
