@@ -49,11 +49,19 @@ class Disk:
         # Processes that were killed may still be on their way out, and with them their files.
         for _ in range(300):
             try:
-                return run("umount", self.path)
+                run("umount", self.path)
+                break
             except OSError as error:
                 last = error
                 time.sleep(0.05)
-        raise last
+        else:
+            raise last
+        # So may be their mount namespaces, in which the filesystem would go on as it is.
+        for _ in range(300):
+            if not run("losetup", "-j", self.image):
+                return
+            time.sleep(0.05)
+        raise OSError(f"{self.image} is still mounted somewhere")
 
     def cut(self):
         """The power fails."""
