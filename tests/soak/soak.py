@@ -101,12 +101,15 @@ def main():
     if not shutil.which("cc"):
         print("there is no C compiler")
         return 77
+    if os.geteuid():
+        print("only root may")
+        return 77
+    if HIDDEN not in os.environ:
+        # Whoever else makes a mount namespace meanwhile would keep our disks from being unmounted. None is made before.
+        os.execvpe("unshare", ["unshare", "--mount", sys.executable, "-B", *sys.argv], {**os.environ, HIDDEN: "1"})
     if why := disk.why_not():
         print(why)
         return 77
-    if HIDDEN not in os.environ:
-        # Whoever else makes a mount namespace meanwhile would keep our disks from being unmounted.
-        os.execvpe("unshare", ["unshare", "--mount", sys.executable, "-B", *sys.argv], {**os.environ, HIDDEN: "1"})
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="postrider-soak-") as folder:
         os.chmod(folder, 0o755)
