@@ -1,5 +1,7 @@
 # make run    a complete server in the folder run/, without root and without a configuration of yours
 # make test   every test; installs the programs that tests speak with, where it may, and names what it had to skip
+# make soak   power cuts, kills and failing calls; takes minutes, root and loop devices; make soak-full, with other
+#             servers beside, an hour
 # make check  format, lints, documentation
 # make fuzz   each fuzzer of tests/fuzz for FUZZ_TIME seconds, two at a time; FUZZ_TARGETS names those to run; needs a C++
 #             compiler for libFuzzer
@@ -10,7 +12,7 @@ CARGO ?= cargo
 FUZZ_TIME ?= 600
 FUZZ_TARGETS ?=
 
-.PHONY: run build test check fuzz install uninstall
+.PHONY: run build test soak soak-full check fuzz install uninstall
 
 build:
 	$(CARGO) build --release --locked
@@ -24,6 +26,19 @@ test:
 	SKIPPED_TESTS=$$list $(CARGO) test --locked; result=$$?; \
 	if [ -s "$$list" ]; then sort -u "$$list"; else echo "no test was skipped"; fi; \
 	rm -f "$$list"; exit $$result
+
+SOAK = python3 -B tests/soak/soak.py --binary target/release/postrider
+SWEEP = python3 -B tests/soak/sweep.py --binary target/release/postrider
+
+soak: build
+	@sh tests/programs.sh
+	$(SOAK) --scale soak
+	$(SWEEP)
+
+soak-full: build
+	@sh tests/programs.sh
+	$(SOAK) --scale full --servers Postrider,Postfix,Exim,OpenSMTPD
+	$(SWEEP)
 
 check:
 	$(CARGO) fmt --check

@@ -2,7 +2,8 @@
 # Installs the programs that tests speak with, where this account may; tests that lack one skip themselves and say so.
 set -u
 wanted="swaks:swaks msmtp:msmtp mpop:mpop fetchmail:fetchmail dovecot:dovecot-imapd doveadm:dovecot-core curl:curl \
-python3:python3 strace:strace postfix:postfix mandoc:mandoc nsd:nsd ip:iproute2 openssl:openssl"
+python3:python3 strace:strace cc:gcc mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs postfix:postfix mandoc:mandoc nsd:nsd \
+ip:iproute2 openssl:openssl"
 packages=
 for pair in $wanted; do
     program=${pair%%:*}
