@@ -1,12 +1,13 @@
 # make run    a complete server in the folder run/, without root and without a configuration of yours
 # make test   every test; installs the programs that tests speak with, where it may, and names what it had to skip
+# make bench  speed and costs beside Postfix, Exim, OpenSMTPD and Dovecot, as tests/bench/bench.rs tells; needs root
 # make check  format, lints, documentation
 # make install  into $(DESTDIR)$(PREFIX), with the man pages and a sample; make uninstall takes it away again
 
 PREFIX ?= /usr/local
 CARGO ?= cargo
 
-.PHONY: run build test check install uninstall
+.PHONY: run build test bench check install uninstall
 
 build:
 	$(CARGO) build --release --locked
@@ -20,6 +21,17 @@ test:
 	SKIPPED_TESTS=$$list $(CARGO) test --locked; result=$$?; \
 	if [ -s "$$list" ]; then sort -u "$$list"; else echo "no test was skipped"; fi; \
 	rm -f "$$list"; exit $$result
+
+# Where on the disk (Exim and OpenSMTPD run with a /var of their own, so not there), and how much: quick, whole or full.
+BENCH_FOLDER ?= /srv
+BENCH ?= whole
+
+bench:
+	@sh tests/programs.sh bench
+	$(CARGO) bench --locked --bench bench --no-run
+	@folder=$$(mktemp -d $(BENCH_FOLDER)/postrider-bench.XXXXXX) && chmod 755 $$folder || exit; \
+	BENCH=$(BENCH) TMPDIR=$$folder $(CARGO) bench --quiet --locked --bench bench; result=$$?; \
+	rm -rf $$folder; exit $$result
 
 check:
 	$(CARGO) fmt --check
