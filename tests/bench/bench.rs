@@ -30,9 +30,13 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod backlog;
+mod day;
+mod fetch;
 mod figures;
 mod flow;
 mod gauges;
+mod memory;
 mod onward;
 mod rivals;
 mod senders;
@@ -72,6 +76,8 @@ pub struct Bench {
     rivals: Vec<Rival>,
     figures: Figures,
     mailboxes_used: usize,
+    /// Servers that are done, whose folders are to be removed at the very end.
+    kept: Vec<support::Server>,
 }
 
 impl Bench {
@@ -82,21 +88,16 @@ impl Bench {
         rivals::mailbox(self.mailboxes_used)
     }
 
+    /// Row by row. What leaves the disk or a queue fuller comes last.
     fn measure(&mut self) {
-        let whole = self.scale.extent != Extent::Quick;
+        let extent = self.scale.extent;
         let load = |sessions, kept, size| Load { sessions, kept, size };
-        let sessions: &[usize] = if whole { &[1, 20, 100, 500] } else { &[1, 20] };
-        for &sessions in sessions {
-            for kept in [true, false] {
-                self.part(|bench| bench.local(load(sessions, kept, 4096), sessions <= 20 && kept));
-            }
-        }
-        let sizes: &[usize] = if whole { &[1 << 10, 100 << 10, 10 << 20] } else { &[] };
-        for &size in sizes {
-            let sessions: &[usize] = if self.scale.extent == Extent::Full { &[1, 20, 100, 500] } else { &[20] };
-            for &sessions in sessions {
+        self.part(Bench::memory_at_start);
+        for (sessions, sizes) in loads(extent) {
+            for &size in sizes {
                 for kept in [true, false] {
-                    self.part(|bench| bench.local(load(sessions, kept, size), false));
+                    let with_costs = sessions <= 20 && kept && size == 4096;
+                    self.part(|bench| bench.local(load(sessions, kept, size), with_costs));
                 }
             }
         }
@@ -105,6 +106,18 @@ impl Bench {
         self.part(|bench| bench.relay(load(20, true, 4096)));
         self.part(|bench| bench.calls(load(1, true, 4096)));
         self.part(|bench| bench.calls(load(20, true, 4096)));
+        self.part(|bench| bench.idle(1000));
+        self.part(|bench| bench.idle(10_000));
+        self.part(Bench::idle_under_tls);
+        self.part(Bench::fetch);
+        if extent != Extent::Quick {
+            self.part(Bench::day);
+            self.part(|bench| bench.disturbed(load(20, true, 4096)));
+        }
+        self.part(|bench| bench.backlog(100_000));
+        if extent == Extent::Full {
+            self.part(|bench| bench.backlog(1_000_000));
+        }
     }
 
     /// Measures, and says on the way what it came to. What can't be measured is left out.
@@ -117,13 +130,24 @@ impl Bench {
     }
 }
 
+/// How many sessions send messages of which sizes.
+fn loads(extent: Extent) -> Vec<(usize, &'static [usize])> {
+    const ALL: &[usize] = &[4 << 10, 1 << 10, 100 << 10, 10 << 20];
+    const ONE: &[usize] = &[4 << 10];
+    match extent {
+        Extent::Quick => vec![(1, ONE), (20, ONE)],
+        Extent::Whole => vec![(1, ONE), (20, ALL), (100, ONE), (500, ONE)],
+        Extent::Full => vec![(1, ALL), (20, ALL), (100, ALL), (500, ALL)],
+    }
+}
+
 fn main() {
     // `cargo test --benches` and the like run it with other words: it is asked for by `make bench` alone.
     let Some(extent) = std::env::var_os("BENCH") else {
         return eprintln!("run it with `make bench`");
     };
     let scale = match extent.to_str() {
-        Some("quick") => Scale { extent: Extent::Quick, rounds: 3, run: Duration::from_secs(1) },
+        Some("quick") => Scale { extent: Extent::Quick, rounds: 2, run: Duration::from_secs(1) },
         Some("full") => Scale { extent: Extent::Full, rounds: 3, run: Duration::from_secs(2) },
         _ => Scale { extent: Extent::Whole, rounds: 3, run: Duration::from_secs(2) },
     };
@@ -139,7 +163,8 @@ fn main() {
     }
     let mut names: Vec<&'static str> = rivals.iter().map(|rival| rival.name).collect();
     names.insert(names.len() - usize::from(names.contains(&"smtp-sink")), "Dovecot");
-    let mut bench = Bench { scale, disk, onward, rivals, figures: Figures::of(&names), mailboxes_used: 0 };
+    let mut bench =
+        Bench { scale, disk, onward, rivals, figures: Figures::of(&names), mailboxes_used: 0, kept: Vec::new() };
     bench.measure();
     println!("{}", bench.figures.markdown());
     println!("{}", circumstances(&bench.disk, &folder));

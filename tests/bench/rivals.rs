@@ -116,8 +116,7 @@ fn other(name: &'static str, kind: Kind, onward: &Onward) -> Option<Rival> {
     let mailboxes: Vec<String> = (0..MAILBOXES).map(mailbox).collect();
     let mailboxes: Vec<&str> = mailboxes.iter().map(String::as_str).collect();
     let domains = onward.domains();
-    let (group, running) =
-        Group::of(name, || NextHop::start_relaying("make bench", kind, &mailboxes, &domains, None));
+    let (group, running) = Group::of(name, || NextHop::start_relaying("make bench", kind, &mailboxes, &domains, None));
     let running = running?;
     let (address, mail) = (running.address(), Some(running.mail()));
     Some(Rival { name, address, group, mail, _running: Box::new(running) })

@@ -156,7 +156,7 @@ impl Kind {
             }
             Kind::OpenSmtpd => {
                 "mount --bind \"$1/passwd\" /etc/passwd; mount --bind \"$1/group\" /etc/group
-                 mount --bind \"$2/usr/libexec\" /usr/libexec
+                 mount --bind \"$2/usr/libexec\" /usr/libexec; mount --bind \"$1/resolv.conf\" /etc/resolv.conf
                  mount -t tmpfs none /var
                  mkdir -p -m 711 /var/spool /var/spool/smtpd /var/run /var/lib /var/lib/opensmtpd /var/lib/opensmtpd/empty
                  chown 0:0 \"$1/spool\"; chmod 711 \"$1/spool\"; mount --bind \"$1/spool\" /var/spool/smtpd
@@ -291,6 +291,8 @@ fn prepared(
         writeln!(passwd, "{name}:x:{number}:{number}::/var/lib/opensmtpd/empty:/usr/sbin/nologin").unwrap();
         writeln!(group, "{name}:x:{number}:").unwrap();
     }
+    // OpenSMTPD asks for the names of clients; where there is DNS or none, /etc/hosts has all that are.
+    fs::write(root.join("resolv.conf"), "lookup file\n").unwrap();
     fs::write(root.join("passwd"), passwd).unwrap();
     fs::write(root.join("group"), group).unwrap();
     fs::write(root.join("conf"), kind.configuration(root, mailboxes, onward, addresses)).unwrap();
