@@ -2,6 +2,7 @@
 # make test   every test; installs the programs that tests speak with, where it may, and names what it had to skip
 # make soak   power cuts, kills and failing calls; takes minutes, root and loop devices; make soak-full, with other
 #             servers beside, an hour
+# make bench  speed and costs beside Postfix, Exim, OpenSMTPD and Dovecot, as tests/bench/bench.rs tells; needs root
 # make check  format, lints, documentation
 # make fuzz   each fuzzer of tests/fuzz for FUZZ_TIME seconds, two at a time; FUZZ_TARGETS names those to run; needs a C++
 #             compiler for libFuzzer
@@ -12,7 +13,7 @@ CARGO ?= cargo
 FUZZ_TIME ?= 600
 FUZZ_TARGETS ?=
 
-.PHONY: run build test soak soak-full check fuzz install uninstall
+.PHONY: run build test bench soak soak-full check fuzz install uninstall
 
 build:
 	$(CARGO) build --release --locked
@@ -39,6 +40,17 @@ soak-full: build
 	@sh tests/programs.sh
 	$(SOAK) --scale full --servers Postrider,Postfix,Exim,OpenSMTPD
 	$(SWEEP)
+
+# Where on the disk (Exim and OpenSMTPD run with a /var of their own, so not there), and how much: quick, whole or full.
+BENCH_FOLDER ?= /srv
+BENCH ?= whole
+
+bench:
+	@sh tests/programs.sh bench
+	$(CARGO) bench --locked --bench bench --no-run
+	@folder=$$(mktemp -d $(BENCH_FOLDER)/postrider-bench.XXXXXX) && chmod 755 $$folder || exit; \
+	BENCH=$(BENCH) TMPDIR=$$folder $(CARGO) bench --quiet --locked --bench bench; result=$$?; \
+	rm -rf $$folder; exit $$result
 
 check:
 	$(CARGO) fmt --check

@@ -1,5 +1,6 @@
 #!/bin/sh
 # Installs the programs that tests speak with, where this account may; tests that lack one skip themselves and say so.
+# With the word bench, those of `make bench` too.
 set -u
 wanted="swaks:swaks msmtp:msmtp mpop:mpop fetchmail:fetchmail dovecot:dovecot-imapd doveadm:dovecot-core curl:curl \
 python3:python3 strace:strace cc:gcc mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs postfix:postfix mandoc:mandoc nsd:nsd \
@@ -9,6 +10,10 @@ for pair in $wanted; do
     program=${pair%%:*}
     PATH="$PATH:/usr/sbin:/sbin" command -v "$program" >/dev/null 2>&1 || packages="$packages ${pair#*:}"
 done
+if [ "${1:-}" = bench ]; then
+    [ -e /usr/lib/dovecot/pop3 ] || packages="$packages dovecot-pop3d"
+    command -v perf >/dev/null 2>&1 || packages="$packages linux-perf"
+fi
 # Without it swaks knows no TLS.
 perl -MNet::SSLeay -e 1 2>/dev/null || packages="$packages libnet-ssleay-perl"
 # Debian installs one mail server at a time: those beside Postfix are only unpacked, for which no account needs a right.

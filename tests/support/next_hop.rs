@@ -34,6 +34,17 @@ pub struct NextHop {
 impl NextHop {
     /// Starts it with these mailboxes, and waits until it listens: on port 25 of `host`, else on a free port of 127.0.0.1.
     pub fn start(test: &str, kind: Kind, mailboxes: &[&str], host: Option<&Host>) -> Option<NextHop> {
+        NextHop::start_relaying(test, kind, mailboxes, &[], host)
+    }
+
+    /// As [`NextHop::start`]. Mail for the domains of `onward` goes to the servers there.
+    pub fn start_relaying(
+        test: &str,
+        kind: Kind,
+        mailboxes: &[&str],
+        onward: &[(&str, SocketAddr)],
+        host: Option<&Host>,
+    ) -> Option<NextHop> {
         let unpacked = Path::new(env!("CARGO_TARGET_TMPDIR")).join("unpacked").join(kind.package());
         if !unpacked.exists() {
             skip(test, &format!("{} is not unpacked", kind.package()));
@@ -49,7 +60,7 @@ impl NextHop {
             }
             None => vec![TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()],
         };
-        let folder = prepared(kind, mailboxes, &addresses);
+        let folder = prepared(kind, mailboxes, onward, &addresses);
         let mut start = Command::new("unshare");
         start.args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-euc", kind.script(), "sh"]);
         start.arg(folder.path()).arg(&unpacked);
@@ -71,6 +82,11 @@ impl NextHop {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where its mailboxes are.
+    pub fn mail(&self) -> PathBuf {
+        self.path("mail")
     }
 
     /// The messages in a mailbox; lines end with LF.
@@ -140,15 +156,22 @@ impl Kind {
             }
             Kind::OpenSmtpd => {
                 "mount --bind \"$1/passwd\" /etc/passwd; mount --bind \"$1/group\" /etc/group
-                 mount --bind \"$2/usr/libexec\" /usr/libexec
+                 mount --bind \"$2/usr/libexec\" /usr/libexec; mount --bind \"$1/resolv.conf\" /etc/resolv.conf
                  mount -t tmpfs none /var
                  mkdir -p -m 711 /var/spool /var/spool/smtpd /var/run /var/lib /var/lib/opensmtpd /var/lib/opensmtpd/empty
+                 chown 0:0 \"$1/spool\"; chmod 711 \"$1/spool\"; mount --bind \"$1/spool\" /var/spool/smtpd
                  exec \"$2/usr/sbin/smtpd\" -d -f \"$1/conf\""
             }
         }
     }
 
-    fn configuration(self, root: &Path, mailboxes: &[&str], addresses: &[SocketAddr]) -> String {
+    fn configuration(
+        self,
+        root: &Path,
+        mailboxes: &[&str],
+        onward: &[(&str, SocketAddr)],
+        addresses: &[SocketAddr],
+    ) -> String {
         let mut domains: Vec<&str> = mailboxes.iter().filter_map(|name| Some(name.split_once('@')?.1)).collect();
         domains.sort_unstable();
         domains.dedup();
@@ -156,7 +179,12 @@ impl Kind {
         match self {
             Kind::Exim => {
                 let ips: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
+                let route = |(domain, to): &(&str, SocketAddr)| format!("{domain} {}::{}", to.ip(), to.port());
+                let routes: Vec<String> = onward.iter().map(route).collect();
+                let relayed: Vec<&str> = onward.iter().map(|(domain, _)| *domain).collect();
                 EXIM.replace("ROOT", &root.to_string())
+                    .replace("RELAYED", &relayed.join(" : "))
+                    .replace("ROUTES", &routes.join(" ; "))
                     .replace("DOMAINS", &domains.join(" : "))
                     .replace("ADDRESSES", &ips.join(" ; "))
                     .replace("PORT", &addresses[0].port().to_string())
@@ -172,8 +200,13 @@ impl Kind {
                     writeln!(text, "listen on {} port {} hostname mx.far.example", address.ip(), address.port())
                         .unwrap();
                 }
+                for (number, (domain, to)) in onward.iter().enumerate() {
+                    writeln!(text, "action onward{number} relay host \"smtp://{to}\"").unwrap();
+                    writeln!(text, "match from any for domain {} action onward{number}", quoted(domain)).unwrap();
+                }
                 text + &format!(
-                    "action keep maildir \"{root}/mail/%{{rcpt.domain}}/%{{rcpt.user}}\" virtual <boxes>\n\
+                    "smtp limit max-mails 1000000\n\
+                     action keep maildir \"{root}/mail/%{{rcpt.domain}}/%{{rcpt.user}}\" virtual <boxes>\n\
                      match from any for domain <ours> action keep\n"
                 )
             }
@@ -192,6 +225,10 @@ pid_file_path = ROOT/pid
 daemon_smtp_ports = PORT
 local_interfaces = <; ADDRESSES
 domainlist ours = DOMAINS
+domainlist relayed = RELAYED
+smtp_accept_max = 1000
+smtp_accept_queue_per_connection = 0
+smtp_accept_max_per_connection = 0
 acl_smtp_rcpt = rcpt
 acl_smtp_data = data
 tls_advertise_hosts =
@@ -199,7 +236,7 @@ keep_environment =
 never_users =
 begin acl
 rcpt:
-  deny ! domains = +ours
+  deny ! domains = +ours : +relayed
        message = that domain is not served here
   require verify = recipient
   accept
@@ -211,6 +248,12 @@ local:
   domains = +ours
   condition = ${lookup{$local_part@$domain}lsearch{ROOT/mailboxes}{yes}{no}}
   transport = maildir
+onward:
+  driver = manualroute
+  domains = +relayed
+  route_list = <; ROUTES
+  self = send
+  transport = smtp
 begin transports
 maildir:
   driver = appendfile
@@ -219,10 +262,20 @@ maildir:
   user = Debian-exim
   group = Debian-exim
   return_path_add
+smtp:
+  driver = smtp
+  allow_localhost
+begin retry
+* * F,2h,15m
 ";
 
 /// A folder with all that the server reads and writes.
-fn prepared(kind: Kind, mailboxes: &[&str], addresses: &[SocketAddr]) -> tempfile::TempDir {
+fn prepared(
+    kind: Kind,
+    mailboxes: &[&str],
+    onward: &[(&str, SocketAddr)],
+    addresses: &[SocketAddr],
+) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
     fs::set_permissions(root, fs::Permissions::from_mode(0o755)).unwrap();
@@ -238,9 +291,11 @@ fn prepared(kind: Kind, mailboxes: &[&str], addresses: &[SocketAddr]) -> tempfil
         writeln!(passwd, "{name}:x:{number}:{number}::/var/lib/opensmtpd/empty:/usr/sbin/nologin").unwrap();
         writeln!(group, "{name}:x:{number}:").unwrap();
     }
+    // OpenSMTPD asks for the names of clients; where there is DNS or none, /etc/hosts has all that are.
+    fs::write(root.join("resolv.conf"), "lookup file\n").unwrap();
     fs::write(root.join("passwd"), passwd).unwrap();
     fs::write(root.join("group"), group).unwrap();
-    fs::write(root.join("conf"), kind.configuration(root, mailboxes, addresses)).unwrap();
+    fs::write(root.join("conf"), kind.configuration(root, mailboxes, onward, addresses)).unwrap();
     fs::set_permissions(root.join("conf"), fs::Permissions::from_mode(0o600)).unwrap();
     folder
 }

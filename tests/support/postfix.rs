@@ -72,6 +72,11 @@ impl Postfix {
         self.address
     }
 
+    /// Where its mailboxes are.
+    pub fn mail(&self) -> PathBuf {
+        self.path("mail")
+    }
+
     /// The messages in a mailbox, in the order they came; lines end with LF.
     pub fn mailbox(&self, address: &str) -> Vec<Vec<u8>> {
         mailboxes::mailbox(&self.path("mail"), address)
