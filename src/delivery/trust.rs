@@ -152,10 +152,10 @@ mod tests {
     impl Secrets for Asked {
         fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
             let count = self.0.fetch_add(1, Ordering::SeqCst);
-            if path == Path::new("/none") {
-                Err(io::ErrorKind::NotFound.into())
-            } else {
-                Ok(format!("{count}\nx").into())
+            match path.extension() {
+                _ if path == Path::new("/none") => Err(io::ErrorKind::NotFound.into()),
+                Some(end) if end == "pem" => std::fs::read(path),
+                _ => Ok(format!("{count}\nx").into()),
             }
         }
 
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn authorities_are_read_where_they_are_asked_for_and_once_for_all_hops() {
-        let file = tempfile::NamedTempFile::new().unwrap();
+        let file = tempfile::Builder::new().suffix(".pem").tempfile().unwrap();
         std::fs::write(file.path(), &crate::tls::testing::Authority::new().certificate).unwrap();
         let trust = Trust::new(Arc::new(Asked::default()));
         let terms = |hop: &str, settings: &HopSettings| trust.terms(&hop.parse().unwrap(), settings).map(drop);
