@@ -82,13 +82,16 @@ fn too_few_threads_to_start_are_an_error_with_its_mend() {
     if !can_limit("too_few_threads_to_start_are_an_error_with_its_mend") {
         return;
     }
-    for most in ["--nproc=1", "--nproc=8", "--nproc=20"] {
+    for (most, what) in [("--nproc=1", "the second process"), ("--nproc=8", "a thread"), ("--nproc=20", "a thread")] {
         let server = Server::prepared("", "");
         let Output { status, stderr, .. } =
             start_as(&server, ACCOUNTS[0], limited(ACCOUNTS[0], most)).stdin(Stdio::null()).output().unwrap();
         let said = String::from_utf8_lossy(&stderr);
         assert_eq!(status.code(), Some(71), "{most}: {said}");
-        assert!(said.contains("cannot start a thread") && said.contains("raise the limit of processes"), "{said}");
+        assert!(
+            said.contains(&format!("cannot start {what}")) && said.contains("raise the limit of processes"),
+            "{said}"
+        );
     }
 }
 
@@ -102,7 +105,8 @@ fn without_threads_a_new_client_is_told_and_the_others_are_served() {
     server.run_as(command);
     let mut prlimit = run_as(ACCOUNTS[1]);
     prlimit.arg("prlimit");
-    limit(&server, prlimit, "nproc", count(&server, "task") + 6);
+    // The second process counts too.
+    limit(&server, prlimit, "nproc", count(&server, "task") + 1 + 6);
     let served = connect_until_refused(&server);
     assert_eq!(served.len(), 6);
     server.logged(&[" shortage ", "start a thread"]);

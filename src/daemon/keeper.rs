@@ -38,7 +38,9 @@ pub fn start(config: &Config) -> Result<(Arc<Keeper>, Started), StartError> {
 }
 
 fn not_started(error: io::Error) -> StartError {
-    unavailable("start the second process, which reads keys and runs commands", &error, "is /proc mounted?")
+    let is_short = error.kind() == io::ErrorKind::WouldBlock;
+    let mend = if is_short { "raise the limit of processes" } else { "is /proc mounted?" };
+    unavailable("start the second process, which reads keys and runs commands", &error, mend)
 }
 
 impl Started {
