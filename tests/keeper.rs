@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use base64::prelude::{BASE64_STANDARD, Engine};
 use postrider::io::account;
 use postrider::io::keeper::message::{Answer, LONGEST_ANSWER, read_frame, write_frame};
-use postrider::io::keeper::{Allowed, Keeper};
+use postrider::io::keeper::{Allowed, Keeper, News};
 use postrider::io::secrets::Secrets;
 use support::hop::{Exchanger, say};
 use support::tls::{make_certificate, shown_certificate};
@@ -274,6 +274,44 @@ fn as_nobody() {
     assert_eq!(nix::unistd::getgroups().unwrap(), [gid]);
     let mut kill = Command::new("kill");
     assert!(!kill.args(["-9", &pid]).stderr(Stdio::null()).status().unwrap().success(), "it is out of reach");
+}
+
+/// One that greets as it should, says what is no answer, and ends once nobody hears it.
+const NONSENSE: &str = "#!/usr/bin/env python3
+import os, struct
+def read(count):
+    return b''.join(iter(lambda: os.read(0, 1), b'')) if count is None else b''.join(os.read(0, 1) for _ in range(count))
+def say(text):
+    os.write(0, struct.pack('>I', len(text)) + text)
+read(struct.unpack('>I', read(4))[0])
+say(b'0 done\\n')
+say(b'nonsense')
+read(None)
+os._exit(7)
+";
+
+#[test]
+fn one_of_root_that_says_nonsense_is_given_up() {
+    let test = "one_of_root_that_says_nonsense_is_given_up";
+    if !is_root(test) || !have("python3", test) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("nonsense"), NONSENSE).unwrap();
+    fs::set_permissions(folder.path().join("nonsense"), fs::Permissions::from_mode(0o755)).unwrap();
+    in_another_process("hears_nonsense", folder.path());
+}
+
+#[test]
+#[ignore = "the test before runs it in a process of its own"]
+fn hears_nonsense() {
+    let folder = std::path::PathBuf::from(std::env::var_os("KEEPER_FOLDER").unwrap());
+    let (_keeper, answers) = Keeper::start_program(&folder.join("nonsense"), Allowed::default()).unwrap();
+    account::become_account("nobody").unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    thread::spawn(move || answers.run(move |news| tell.send(news).unwrap()));
+    let News::Ended(status) = told.recv_timeout(PATIENCE).unwrap() else { panic!("it did not end") };
+    assert!(status.contains('7'), "{status}");
 }
 
 #[test]

@@ -219,7 +219,8 @@ impl Answers {
         let waiting = std::mem::take(&mut line.waiting);
         drop(line);
         waiting.into_values().for_each(|waiting| _ = waiting.try_send(Err(gone())));
-        // It may only have said nonsense.
+        // It may only have said nonsense; as root it can't be killed from here, and ends when nobody is there to hear it.
+        let _ = self.from.shutdown(Shutdown::Both);
         let _ = self.child.kill();
         self.child.wait().map_or_else(|error| error.to_string(), |status| status.to_string())
     }
