@@ -76,13 +76,17 @@ impl Trust {
 
     fn authorities(&self, ca: Option<&Path>) -> Result<Roots, String> {
         let key = ca.map(Path::to_owned);
-        let mut kept = lock(&self.authorities);
-        kept.retain(|_, (_, since)| is_fresh(*since, limits::AUTHORITIES_AGE));
-        if let Some((roots, _)) = kept.get(&key) {
-            return Ok(roots.clone());
+        let known = {
+            let mut kept = lock(&self.authorities);
+            kept.retain(|_, (_, since)| is_fresh(*since, limits::AUTHORITIES_AGE));
+            kept.get(&key).map(|(roots, _)| roots.clone())
+        };
+        if let Some(roots) = known {
+            return Ok(roots);
         }
+        // A file that is slow to read holds up no other hop.
         let roots = tls::roots(ca, &|path: &Path| self.secrets.read(path))?;
-        kept.insert(key, (roots.clone(), Instant::now()));
+        lock(&self.authorities).insert(key, (roots.clone(), Instant::now()));
         Ok(roots)
     }
 
