@@ -41,8 +41,7 @@ use std::sync::Mutex;
 use std::thread;
 
 use octets::unescape;
-use support::tls::TlsClient;
-use support::{Client, Server, eventually};
+use support::{Client, Server, eventually, tls};
 
 fn dialogues() -> Vec<PathBuf> {
     support::files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/dialogues"))
@@ -229,46 +228,8 @@ fn functions(path: &str) -> Vec<String> {
 /// The server and the connections of one dialogue.
 struct Stage {
     server: Server,
-    clients: HashMap<String, Peer>,
+    clients: HashMap<String, Client>,
     turn: String,
-}
-
-/// One connection.
-enum Peer {
-    Clear(Client),
-    Tls(Box<TlsClient>),
-}
-
-impl Peer {
-    fn send(&mut self, octets: &[u8]) {
-        match self {
-            Peer::Clear(client) => client.send(octets),
-            Peer::Tls(client) => client.send(octets),
-        }
-    }
-
-    /// `None` if the server has closed, or says nothing more.
-    fn line(&mut self) -> Option<String> {
-        match self {
-            Peer::Clear(client) => (!client.is_over()).then(|| client.line()),
-            // No server says an empty line to what is asked there.
-            Peer::Tls(client) => Some(client.line()).filter(|line| !line.is_empty()),
-        }
-    }
-
-    fn rest(&mut self) -> String {
-        match self {
-            Peer::Clear(client) => client.rest(),
-            Peer::Tls(client) => client.line(),
-        }
-    }
-
-    fn clear(&mut self) -> Result<&mut Client, String> {
-        match self {
-            Peer::Clear(client) => Ok(client),
-            Peer::Tls(_) => Err("it is under TLS".to_owned()),
-        }
-    }
 }
 
 fn speak(path: &Path) -> Result<(), String> {
@@ -304,9 +265,8 @@ impl Stage {
             comment if comment.starts_with('#') => {}
             "connect" => self.connect(rest)?,
             "tls" => {
-                let client = self.clients.get_mut(&self.turn).ok_or("no such connection")?.clear()?;
-                let socket = client.stream.try_clone().map_err(|error| error.to_string())?;
-                self.clients.insert(self.turn.clone(), Peer::Tls(Box::new(TlsClient::over(socket))));
+                let client = self.clients.remove(&self.turn).ok_or("no such connection")?;
+                self.clients.insert(self.turn.clone(), tls::over(client.stream));
             }
             "turn" if self.clients.contains_key(rest) => self.turn = rest.to_owned(),
             "F:" | "F=" | "F~" | "F!" => mailbox(&self.server, word, rest)?,
@@ -328,7 +288,7 @@ impl Stage {
             other => return Err(format!("there is no {other}")),
         };
         self.turn = name.to_owned();
-        self.clients.insert(self.turn.clone(), Peer::Clear(client));
+        self.clients.insert(self.turn.clone(), client);
         Ok(())
     }
 }
@@ -369,7 +329,7 @@ fn file(server: &Server, word: &str, rest: &str) -> Result<(), String> {
     done.map_err(|error| format!("{}: {error}", path.display()))
 }
 
-fn exchange(client: &mut Peer, word: &str, rest: &str) -> Result<(), String> {
+fn exchange(client: &mut Client, word: &str, rest: &str) -> Result<(), String> {
     let counted = || {
         let (count, what) = rest.split_once(' ').ok_or("write a count and a text")?;
         Ok::<(usize, &str), String>((count.parse().map_err(|_| "no count")?, what))
@@ -378,7 +338,7 @@ fn exchange(client: &mut Peer, word: &str, rest: &str) -> Result<(), String> {
         "C:" => client.send(&[unescape(rest), b"\r\n".to_vec()].concat()),
         "C+" => client.send(&unescape(rest)),
         "C*" => counted().map(|(count, what)| client.send(&unescape(what).repeat(count)))?,
-        "C!" => client.clear()?.stream.shutdown(Shutdown::Write).map_err(|error| error.to_string())?,
+        "C!" => client.stream.shutdown(Shutdown::Write).map_err(|error| error.to_string())?,
         "S:" => expect(client, rest)?,
         "S+" => while !fits(&next_line(client)?, rest) {},
         "S*" => {
@@ -396,11 +356,11 @@ fn exchange(client: &mut Peer, word: &str, rest: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn next_line(client: &mut Peer) -> Result<String, String> {
-    client.line().ok_or_else(|| "the server closed or said nothing more".to_owned())
+fn next_line(client: &mut Client) -> Result<String, String> {
+    if client.is_over() { Err("the server closed or said nothing more".to_owned()) } else { Ok(client.line()) }
 }
 
-fn expect(client: &mut Peer, pattern: &str) -> Result<(), String> {
+fn expect(client: &mut Client, pattern: &str) -> Result<(), String> {
     let found = next_line(client)?;
     if fits(&found, pattern) { Ok(()) } else { Err(format!("the server said {found:?}")) }
 }

@@ -12,7 +12,7 @@ use std::thread;
 
 use rustls::ServerConfig;
 use support::hop::{Act, Exchanger, say, secure};
-use support::tls::{TlsClient, make_certificate, server_config};
+use support::tls::{self, make_certificate, server_config};
 use support::world::{Settings, World};
 use support::{Server, eventually, have};
 
@@ -50,7 +50,7 @@ fn host(world: &World, last: u8, config: &Arc<ServerConfig>, offers: &[&str]) ->
 
 /// Submits under TLS.
 fn submit(server: &Server, mail: &str, rcpts: &[&str], message: &str) -> String {
-    TlsClient::starttls(server.smtp_address()).submit(mail, rcpts, message)
+    tls::starttls(server.smtp_address()).submit(mail, rcpts, message)
 }
 
 /// `hop` for far.example, which is spoken with as these settings say and has this certificate.

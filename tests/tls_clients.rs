@@ -15,7 +15,7 @@ use postrider::users;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use sha2::{Digest, Sha256};
-use support::tls::TlsClient;
+use support::tls;
 use support::{PASSWORD, Server, files, have, skip};
 
 const MESSAGE: &str =
@@ -295,7 +295,7 @@ fn msmtp_and_mpop_by_scram() {
 
 /// Logs ann in by SCRAM-SHA-256-PLUS, bound to `certificate`. The last reply.
 fn bound_to(server: &Server, certificate: &CertificateDer<'_>) -> String {
-    let mut client = TlsClient::connect(server.address("submissions"));
+    let mut client = tls::connect(server.address("submissions"));
     client.reply();
     client.ask("EHLO a.example", "250 AUTH SCRAM-SHA-256-PLUS SCRAM-SHA-256 PLAIN LOGIN");
     let end_point = Some(Sha256::digest(certificate).to_vec());

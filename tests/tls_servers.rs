@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::tls::{TlsClient, make_certificate, send_segment, shown_certificate};
+use support::tls::{self, make_certificate, send_segment, shown_certificate};
 use support::{PATIENCE, Server, have};
 
 const LISTEN: &str = "submission = [\"127.0.0.1:0\"]\nsubmissions = [\"127.0.0.1:0\"]\npop3s = [\"127.0.0.1:0\"]\n";
@@ -100,7 +100,7 @@ fn what_is_injected_behind_starttls_is_never_answered() {
     for start in ["250 ", "250 2.1.0", "250 2.0.0", "220"] {
         clear.until(start);
     }
-    let mut client = TlsClient::over(clear.into_socket());
+    let mut client = tls::over(clear.into_socket());
     client.ask("MAIL FROM:<ann@example.org>", "503 5.5.1 say EHLO");
     client.ask("QUIT", "221");
     assert!(server.mailbox("ann@example.org").is_empty());
@@ -113,7 +113,7 @@ fn never_obeyed(server: &Server, clear: Clear, how: Behind) {
         server.logged(&["tls-failed client=127.0.0.1"]);
         return;
     }
-    let mut client = TlsClient::over(clear.into_socket());
+    let mut client = tls::over(clear.into_socket());
     client.ask("DATA", "503 5.5.1 say EHLO");
     let offered = client.ask("EHLO good.example", "250");
     assert!(!offered.contains("STARTTLS"));
@@ -149,7 +149,7 @@ fn what_is_injected_behind_stls_is_never_answered() {
             is_over(clear, how);
             continue;
         }
-        let mut client = TlsClient::over(clear.into_socket());
+        let mut client = tls::over(clear.into_socket());
         client.ask("PASS correct horse", "-ERR say USER first");
         client.ask("STLS", "-ERR this connection is under TLS already");
         client.ask("USER ann", "+OK");
@@ -164,7 +164,7 @@ fn what_is_injected_behind_stls_is_never_answered() {
 #[test]
 fn who_has_logged_in_sends_as_himself_and_where_he_likes() {
     let server = server("[submission]\nhide_client = true\n[relay]\nfrom = []\n");
-    let mut client = TlsClient::connect(server.address("submissions"));
+    let mut client = tls::connect(server.address("submissions"));
     assert!(client.reply().starts_with("220"));
     client.ask("EHLO secret.example", "250 AUTH PLAIN LOGIN");
     client.ask("MAIL FROM:<ann@example.org>", "530 5.7.0");
@@ -206,7 +206,7 @@ fn the_port_for_mail_from_anywhere_asks_for_no_login() {
     clear.until("250 STARTTLS");
     clear.send(b"STARTTLS\r\n");
     clear.until("220");
-    let mut client = TlsClient::over(clear.into_socket());
+    let mut client = tls::over(clear.into_socket());
     assert!(!client.ask("EHLO a.example", "250 REQUIRETLS").contains("AUTH"));
     client.ask(&format!("AUTH PLAIN {ANN}"), "500");
     client.ask("MAIL FROM:<x@far.example>", "250");
@@ -230,7 +230,7 @@ fn a_certificate_is_replaced_under_load_and_no_session_is_dropped() {
     let address = server.address("submissions");
     let first = shown_certificate(address);
     // A session from before, which goes on under what it has agreed on.
-    let mut old = TlsClient::connect(address);
+    let mut old = tls::connect(address);
     old.reply();
     let (stop, sent) = (AtomicBool::new(false), AtomicUsize::new(0));
     thread::scope(|scope| {
@@ -262,7 +262,7 @@ fn a_certificate_is_replaced_under_load_and_no_session_is_dropped() {
 
 /// One session with one message, all of which must go well.
 fn send_one(address: SocketAddr) {
-    let mut client = TlsClient::connect(address);
+    let mut client = tls::connect(address);
     client.reply();
     client.ask("EHLO a.example", "250");
     client.ask(&format!("AUTH PLAIN {ANN}"), "235");

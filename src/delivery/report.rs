@@ -2,9 +2,9 @@
 //!
 //! Promises: one report for all that happened to one message in one attempt; none about a message that is a report, whose
 //! troubles the postmaster hears of once; none to who asked for none (RFC 3461 §4.1); none beyond what a [`Storm`]
-//! allows; one about a message with REQUIRETLS has it too, and only the header of that message. The order is: the state names the report → the report is committed → the message leaves
-//! or waits → the report is delivered. So a crash neither doubles nor drops one. What can't be told stays untold in the
-//! state, and the message goes to `failed/`.
+//! allows; one about a message with REQUIRETLS has it too, and only the header of that message. The order is: the state
+//! names the report → the report is committed → the message leaves or waits → the report is delivered. So a crash neither
+//! doubles nor drops one. What can't be told stays untold in the state, and the message goes to `failed/`.
 
 use std::collections::HashMap;
 use std::io::{self, Write};

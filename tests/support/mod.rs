@@ -262,10 +262,11 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// One connection, spoken on line by line.
+/// One connection, spoken on line by line; under TLS if [`tls`] made it.
 pub struct Client {
     pub stream: TcpStream,
-    reader: BufReader<TcpStream>,
+    reader: BufReader<Box<dyn Read + Send>>,
+    writer: Box<dyn Write + Send>,
 }
 
 impl Client {
@@ -273,12 +274,17 @@ impl Client {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
-        let reader = BufReader::new(stream.try_clone().unwrap());
-        Client { stream, reader }
+        let (reader, writer) = (stream.try_clone().unwrap(), stream.try_clone().unwrap());
+        Client::over(stream, reader, writer)
+    }
+
+    /// Reads and writes by these what goes over `stream`.
+    pub fn over(stream: TcpStream, reader: impl Read + Send + 'static, writer: impl Write + Send + 'static) -> Client {
+        Client { stream, reader: BufReader::new(Box::new(reader)), writer: Box::new(writer) }
     }
 
     pub fn send(&mut self, octets: &[u8]) {
-        self.stream.write_all(octets).unwrap();
+        self.writer.write_all(octets).unwrap();
     }
 
     /// Whether the server has closed, or says nothing more.

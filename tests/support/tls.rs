@@ -1,10 +1,10 @@
 //! A client under TLS, spoken on line by line, which shows what it was shown, and an authority that signs for the tests.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use postrider::io::tls::Layer;
 use postrider::tls::{Level, client_config};
@@ -15,88 +15,52 @@ use rustls::{ClientConnection, ServerConfig};
 
 use super::{Client, PATIENCE};
 
-/// A connection under TLS.
-pub struct TlsClient {
-    layer: Layer,
-    socket: TcpStream,
-    read: Vec<u8>,
+/// Connects, and begins TLS at once.
+pub fn connect(address: SocketAddr) -> Client {
+    let socket = TcpStream::connect(address).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    over(socket)
 }
 
-impl TlsClient {
-    /// Connects, and begins TLS at once.
-    pub fn connect(address: SocketAddr) -> TlsClient {
-        let socket = TcpStream::connect(address).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        TlsClient::over(socket)
+/// Connects, begins TLS by STARTTLS, and says EHLO.
+pub fn starttls(address: SocketAddr) -> Client {
+    let mut client = Client::connect(address);
+    client.expect("220");
+    client.ask("EHLO client.example", "250");
+    client.ask("STARTTLS", "220");
+    let mut client = over(client.stream);
+    client.ask("EHLO client.example", "250");
+    client
+}
+
+/// Begins TLS on a connection that has agreed to it. Anyone's certificate is good.
+pub fn over(mut socket: TcpStream) -> Client {
+    let config = client_config(&Level::Required).unwrap();
+    let mut layer = Layer::new(ClientConnection::new(config, "mail.example.org".try_into().unwrap()).unwrap());
+    layer.handshake(&mut socket).unwrap();
+    let ends = Tls(Arc::new(Mutex::new((layer, socket.try_clone().unwrap()))));
+    Client::over(socket, ends.clone(), ends)
+}
+
+/// The two ends of a connection under TLS.
+#[derive(Clone)]
+struct Tls(Arc<Mutex<(Layer, TcpStream)>>);
+
+impl Read for Tls {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let (layer, socket) = &mut *self.0.lock().unwrap();
+        layer.read(socket, out)
+    }
+}
+
+impl Write for Tls {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        let (layer, socket) = &mut *self.0.lock().unwrap();
+        layer.write(socket, octets)
     }
 
-    /// Connects, begins TLS by STARTTLS, and says EHLO.
-    pub fn starttls(address: SocketAddr) -> TlsClient {
-        let mut client = Client::connect(address);
-        client.expect("220");
-        client.ask("EHLO client.example", "250");
-        client.ask("STARTTLS", "220");
-        let mut client = TlsClient::over(client.stream.try_clone().unwrap());
-        client.ask("EHLO client.example", "250");
-        client
-    }
-
-    /// Begins TLS on a connection that has agreed to it. Anyone's certificate is good.
-    pub fn over(mut socket: TcpStream) -> TlsClient {
-        let config = client_config(&Level::Required).unwrap();
-        let mut layer = Layer::new(ClientConnection::new(config, "mail.example.org".try_into().unwrap()).unwrap());
-        layer.handshake(&mut socket).unwrap();
-        TlsClient { layer, socket, read: Vec::new() }
-    }
-
-    pub fn send(&mut self, octets: &[u8]) {
-        let mut left = octets;
-        while !left.is_empty() {
-            let count = self.layer.write(&mut self.socket, left).unwrap();
-            left = &left[count..];
-        }
-    }
-
-    /// The next line without its CR LF; empty at the end.
-    pub fn line(&mut self) -> String {
-        loop {
-            if let Some(at) = self.read.windows(2).position(|two| two == b"\r\n") {
-                let line = self.read.drain(..at + 2).collect::<Vec<_>>();
-                return String::from_utf8_lossy(&line[..at]).into_owned();
-            }
-            let mut block = [0; 4096];
-            match self.layer.read(&mut self.socket, &mut block) {
-                Ok(count @ 1..) => self.read.extend_from_slice(&block[..count]),
-                _ => return String::new(),
-            }
-        }
-    }
-
-    /// An SMTP reply of one or more lines; the last is returned.
-    pub fn reply(&mut self) -> String {
-        loop {
-            let line = self.line();
-            if line.as_bytes().get(3) != Some(&b'-') {
-                return line;
-            }
-        }
-    }
-
-    /// One transaction of a session that is open and greeted; returns the queue id.
-    pub fn submit(&mut self, mail: &str, rcpts: &[&str], message: &str) -> String {
-        self.ask(&format!("MAIL FROM:{mail}"), "250");
-        rcpts.iter().for_each(|rcpt| _ = self.ask(&format!("RCPT TO:{rcpt}"), "250"));
-        self.ask("DATA", "354");
-        self.send(message.as_bytes());
-        self.ask(".", "250").rsplit(' ').next().unwrap().to_owned()
-    }
-
-    /// Sends a line and reads its reply, which begins with `code`.
-    pub fn ask(&mut self, line: &str, code: &str) -> String {
-        self.send(format!("{line}\r\n").as_bytes());
-        let reply = self.reply();
-        assert!(reply.starts_with(code), "{line:?}: expected {code}, got {reply:?}");
-        reply
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
