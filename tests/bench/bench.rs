@@ -185,12 +185,13 @@ fn circumstances(disk: &Disk, folder: &Path) -> String {
         let output = Command::new(program).args(arguments).output();
         output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
     };
-    let kind = said("stat", &["-f", "-c", "%T", folder.to_str().unwrap()]);
+    let kind = said("df", &["--output=fstype", folder.to_str().unwrap()]).replace("Type", "");
     let processors = std::thread::available_parallelism().map_or(0, usize::from);
     format!(
-        "{}, Linux {}, {processors} processors, {kind} on {}",
+        "{}, Linux {}, {processors} processors, {} on {}",
         said("date", &["+%Y-%m-%d"]),
         said("uname", &["-r"]),
+        kind.trim(),
         disk.name()
     )
 }

@@ -3,13 +3,14 @@
 //! Each figure is the growth of all processes of a server through the number of connections. A server that takes fewer than
 //! were asked for says so in the row of those held; where a process serves one connection, a thousand are enough to ask for.
 
+use std::thread;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::Bench;
 use crate::figures::Unit;
-use crate::rivals::POSTRIDER;
+use crate::rivals::{POSTRIDER, Rival};
 use crate::senders::Session;
 use crate::support::tls::TlsClient;
 
@@ -32,7 +33,7 @@ impl Bench {
             if rival.mail.is_none() {
                 continue;
             }
-            let before = rival.group.memory();
+            let before = at_rest(rival);
             let held: Vec<Session> = (0..most).map_while(|_| Session::open(rival.address, PATIENCE)).collect();
             let each = (rival.group.memory() - before) / held.len() as f64;
             self.figures.add(&format!("idle connections held, of {most}"), Unit::Each, rival.name, held.len() as f64);
@@ -45,7 +46,7 @@ impl Bench {
         // Postfix has no more processes.
         let most = 90;
         for rival in self.rivals.iter().filter(|rival| [POSTRIDER, "Postfix"].contains(&rival.name)) {
-            let before = rival.group.memory();
+            let before = at_rest(rival);
             let open = || {
                 let mut session = Session::open(rival.address, PATIENCE)?;
                 assert_eq!(session.ask(b"STARTTLS\r\n"), Some(220));
@@ -58,4 +59,18 @@ impl Bench {
             self.figures.add(&format!("memory a session under TLS, of {most} (PSS)"), Unit::KiB, rival.name, each);
         }
     }
+}
+
+/// The memory of a server once it has let go what ended before.
+fn at_rest(rival: &Rival) -> f64 {
+    let mut before = rival.group.memory();
+    for _ in 0..100 {
+        thread::sleep(Duration::from_millis(200));
+        let now = rival.group.memory();
+        if (now - before).abs() < 16.0 {
+            return now;
+        }
+        before = now;
+    }
+    before
 }
