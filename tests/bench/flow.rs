@@ -84,7 +84,7 @@ impl Bench {
 
     /// Each server once a round, after two short runs that tell how many messages make a run.
     fn turns(&mut self, load: Load, domain: Option<&'static str>) -> Vec<(&'static str, Passed)> {
-        let few = (load.sessions * 2).max(if load.size > 1 << 20 { 4 } else { 60 });
+        let few = (load.sessions * 2).max(if load.size > 1 << 20 { 4 } else { 20 });
         let mut counts = Vec::new();
         for at in 0..self.rivals.len() {
             let took = |passed: Passed, count: usize| count as f64 / passed.arrived;
