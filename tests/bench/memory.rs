@@ -12,7 +12,7 @@ use crate::Bench;
 use crate::figures::Unit;
 use crate::rivals::{POSTRIDER, Rival};
 use crate::senders::Session;
-use crate::support::tls::TlsClient;
+use crate::support::{Client, tls};
 
 /// How long a server may let a client wait for its greeting.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -50,11 +50,11 @@ impl Bench {
             let open = || {
                 let mut session = Session::open(rival.address, PATIENCE)?;
                 assert_eq!(session.ask(b"STARTTLS\r\n"), Some(220));
-                let mut client = TlsClient::over(session.into_socket());
+                let mut client = tls::over(session.into_socket());
                 client.ask("EHLO client.example", "250");
                 Some(client)
             };
-            let held: Vec<TlsClient> = (0..most).map_while(|_| open()).collect();
+            let held: Vec<Client> = (0..most).map_while(|_| open()).collect();
             let each = (rival.group.memory() - before) / held.len() as f64;
             self.figures.add(&format!("memory a session under TLS, of {most} (PSS)"), Unit::KiB, rival.name, each);
         }
