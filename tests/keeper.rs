@@ -343,6 +343,7 @@ fn it_ends_with_a_server_that_is_killed_and_with_one_that_stops() {
     let mut server = Server::start("");
     let pid = second_process(&server);
     assert!(lives(&pid) && pid != server.pid().to_string());
+    assert_eq!(fs::read_to_string(format!("/proc/{pid}/comm")).unwrap(), "postrider\n");
     server.kill();
     eventually("the second process has ended", || !lives(&pid));
     server.run();

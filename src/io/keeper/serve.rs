@@ -13,6 +13,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Builder;
 
+use nix::sys::prctl::set_name;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::command::Running;
@@ -34,6 +35,8 @@ impl fmt::Display for NotByServer {
 /// Serves on standard input, which is a socket, until its other end closes.
 pub fn serve() -> Result<(), NotByServer> {
     let start = || -> io::Result<Desk> {
+        // What it was started by is called exe, and a person who lists processes is to know it.
+        set_name(c"postrider")?;
         // They mean the server: while it drains, it may still want something.
         for signal in [SIGHUP, SIGINT, SIGTERM] {
             signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)))?;
