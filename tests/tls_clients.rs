@@ -5,7 +5,6 @@ mod support;
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
@@ -16,7 +15,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use sha2::{Digest, Sha256};
 use support::tls;
-use support::{PASSWORD, Server, files, have, skip};
+use support::{PASSWORD, Server, files, have, skip, write_private};
 
 const MESSAGE: &str =
     "From: Ann <ann@example.org>\r\nTo: bob@example.org\r\nSubject: under TLS\r\n\r\n.one dot\r\nthe end\r\n";
@@ -87,8 +86,7 @@ fn send_to_bob(server: &Server) {
 /// A file that only its owner may read, as programs want those with passwords.
 fn private(server: &Server, name: &str, content: &str) -> PathBuf {
     let path = server.path(name);
-    fs::write(&path, content).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    write_private(&path, content);
     path
 }
 

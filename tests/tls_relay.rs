@@ -1,23 +1,19 @@
-//! Mail to other hosts under TLS, and with a login: real ones that do it well, and fakes that do it badly.
+//! Mail to other hosts under TLS: real ones that do it well, and fakes that do it badly.
 
 mod support;
 
-use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use support::dovecot::DovecotAuth;
+use support::certificate::Certificate;
+use support::have;
 use support::hop::Act;
 use support::postfix::{Options, Postfix};
 use support::world::{Settings, World};
-use support::{PASSWORD, have};
 
 const RECORDS: &str = "far.example. MX 10 mx.far.example.\nmx.far.example. A 127.0.0.1\n\
-                       smtp.provider.example. A 127.0.0.1\nfake.example. A 127.0.0.2";
+                       fake.example. A 127.0.0.2";
 
 const MESSAGE: &str = "From: Ann <ann@example.org>\r\nSubject: far away\r\n\r\nhello\r\n";
 
@@ -25,57 +21,10 @@ const ANN: &str = "<ann@example.org>";
 
 const BOB: &[&str] = &["<bob@far.example>"];
 
-/// A certificate that its host has signed itself.
-struct Certificate(tempfile::TempDir);
-
-impl Certificate {
-    fn new(name: &str, test: &str) -> Option<Certificate> {
-        if !have("openssl", test) {
-            return None;
-        }
-        let folder = tempfile::tempdir().unwrap();
-        let mut command = Command::new("openssl");
-        command.args(["req", "-x509", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-days", "9"]);
-        command.args(["-keyout", "key.pem", "-out", "cert.pem", "-subj", &format!("/CN={name}")]);
-        command.args(["-addext", &format!("subjectAltName=DNS:{name}")]).current_dir(folder.path());
-        let made = command.output().unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        Some(Certificate(folder))
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    /// The lines by which Postfix shows it.
-    fn settings(&self) -> String {
-        let (certificate, key) = (self.path("cert.pem"), self.path("key.pem"));
-        format!(
-            "smtpd_tls_security_level = may\nsmtpd_tls_received_header = yes\nsmtpd_tls_cert_file = {}\n\
-             smtpd_tls_key_file = {}\n",
-            certificate.display(),
-            key.display()
-        )
-    }
-
-    /// The SHA-256 of its key, in base64.
-    fn pin(&self) -> String {
-        let line = "openssl x509 -in cert.pem -noout -pubkey | openssl pkey -pubin -outform der \
-                    | openssl dgst -sha256 -binary | openssl base64";
-        let output = Command::new("sh").args(["-c", line]).current_dir(self.0.path()).output().unwrap();
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
-    }
-}
-
 /// Postfix as `bob@far.example`'s host, with TLS.
 fn far(test: &str, certificate: &Certificate) -> Option<Postfix> {
     let settings = certificate.settings();
     Postfix::start(test, &Options { mailboxes: &["bob@far.example"], settings: &settings, ..Options::default() })
-}
-
-fn write_secret(path: &Path, secret: &str) {
-    fs::write(path, secret).unwrap();
-    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
 }
 
 #[test]
@@ -114,7 +63,7 @@ fn a_host_is_who_it_is_by_authority_or_by_key() {
     assert!(line.contains(r#"name its certificate with relay.hops.\"mx:far.example\".ca"#), "{line}");
     assert!(postfix.mailbox("bob@far.example").is_empty());
 
-    let ca = format!("ca = \"{}\"\n", certificate.path("cert.pem").display());
+    let ca = format!("ca = \"{}\"\n", certificate.file().display());
     server.configure("tls = \"verified\"\n", &ca);
     server.signal("HUP");
     server.logged(&[" reloaded "]);
@@ -133,90 +82,6 @@ fn a_host_is_who_it_is_by_authority_or_by_key() {
     server.signal("HUP");
     support::eventually("it has reloaded thrice", || server.log().matches(" reloaded ").count() >= 3);
     assert!(server.logged(&[&id, " delivered "]).contains(" pinned\" "));
-}
-
-/// A smarthost: Postfix that lets only those send who log in by these mechanisms, as `ann`.
-fn provider(test: &str, certificate: &Certificate, mechanisms: &str) -> Option<(Postfix, DovecotAuth)> {
-    let dovecot = DovecotAuth::start(test, ("ann", PASSWORD), mechanisms)?;
-    let settings = format!(
-        "{}smtpd_sasl_auth_enable = yes\nsmtpd_sasl_type = dovecot\nsmtpd_sasl_path = {}\nsmtpd_tls_auth_only = yes\n\
-         smtpd_recipient_restrictions = permit_sasl_authenticated, reject\n",
-        certificate.settings(),
-        dovecot.socket().display()
-    );
-    let options = Options { mailboxes: &["bob@far.example"], settings: &settings, ..Options::default() };
-    Postfix::start(test, &options).map(|postfix| (postfix, dovecot))
-}
-
-#[test]
-fn a_smarthost_takes_our_login() {
-    let test = "a_smarthost_takes_our_login";
-    let Some(certificate) = Certificate::new("smtp.provider.example", test) else { return };
-    let Some(world) = World::new(RECORDS) else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let (file, wrong) = (folder.path().join("password"), folder.path().join("wrong"));
-    write_secret(&file, &format!("{PASSWORD}\nnot this\n"));
-    write_secret(&wrong, "incorrect\n");
-    for mechanisms in ["plain", "login", "plain scram-sha-256"] {
-        let Some((postfix, _dovecot)) = provider(test, &certificate, mechanisms) else { return };
-        let port = postfix.address().port();
-        let tables = format!(
-            "[relay]\nsmarthost = \"smtp.provider.example:{port}\"\n[relay.hops.\"smtp.provider.example:{port}\"]\n\
-             ca = \"{}\"\nuser = \"ann\"\npassword_file = \"{}\"\n",
-            certificate.path("cert.pem").display(),
-            wrong.display()
-        );
-        let server = world.server(&Settings { tables: &tables, ..Settings::default() });
-        let id = server.submit(ANN, BOB, MESSAGE);
-        let line = server.logged(&[&id, " deferred "]);
-        let by = mechanisms.rsplit(' ').next().unwrap().to_uppercase();
-        for part in [
-            format!("451 4.7.8 smtp.provider.example [127.0.0.1] refuses the login of ann by {by}: 535 "),
-            format!(r#"; look at relay.hops.\"smtp.provider.example:{port}\": user, and password_file, "#),
-            wrong.display().to_string(),
-        ] {
-            assert!(line.contains(&part), "{part}\n{line}");
-        }
-        server.configure(&wrong.display().to_string(), &file.display().to_string());
-        server.signal("HUP");
-        server.logged(&[" reloaded "]);
-        assert!(server.logged(&[&id, " delivered "]).contains(" verified\" "));
-        let found = String::from_utf8(postfix.wait_for("bob@far.example", 1).remove(0)).unwrap();
-        assert!(found.contains(" with ESMTPSA id ") || found.contains("with ESMTPS id"), "{found}");
-        assert!(postfix.log().contains(&format!("sasl_method={by}, sasl_username=ann")), "{}", postfix.log());
-        for secret in [PASSWORD, "incorrect"] {
-            assert!(!server.log().contains(secret), "no secret is in the log");
-        }
-    }
-}
-
-#[test]
-fn a_password_comes_from_a_command_too() {
-    let test = "a_password_comes_from_a_command_too";
-    let Some(certificate) = Certificate::new("smtp.provider.example", test) else { return };
-    let Some(world) = World::new(RECORDS) else { return };
-    let Some((postfix, _dovecot)) = provider(test, &certificate, "plain") else { return };
-    let port = postfix.address().port();
-    let folder = tempfile::tempdir().unwrap();
-    let (asked, secret) = (folder.path().join("asked"), folder.path().join("secret"));
-    fs::write(&secret, format!("{PASSWORD}\n")).unwrap();
-    let tables = format!(
-        "[relay]\nsmarthost = \"smtp.provider.example:{port}\"\n[relay.hops.\"smtp.provider.example:{port}\"]\n\
-         tls = \"required\"\nuser = \"ann\"\npassword_command = [\"sh\", \"-c\", \"echo x >> {}; cat {}\"]\n",
-        asked.display(),
-        secret.display()
-    );
-    let mut server = world.server(&Settings { tables: &tables, ..Settings::default() });
-    let times = || fs::read_to_string(&asked).unwrap_or_default().len() / 2;
-    for count in 1..=2 {
-        let id = server.submit(ANN, BOB, MESSAGE);
-        assert!(server.logged(&[&id, " delivered "]).contains(" unverified\" "));
-        // The next message has a session of its own.
-        support::eventually("the session is over", || postfix.log().matches(" disconnect from ").count() == count);
-    }
-    assert_eq!(times(), 1, "what it printed is used again");
-    postfix.wait_for("bob@far.example", 2);
-    assert_eq!(server.stop(), Some(0));
 }
 
 #[test]
@@ -304,39 +169,6 @@ fn noise_in_the_place_of_a_handshake_is_followed_by_clear_text() {
     assert!(server.logged(&[&id, " in-clear "]).contains("451 4.7.5 what fake.example sends is no TLS"));
     server.logged(&[&id, " delivered ", " tls=none "]);
     assert_eq!(inner.messages().len(), 1);
-}
-
-#[test]
-fn a_token_that_grew_old_has_a_successor_in_the_same_attempt() {
-    let Some(world) = World::new(RECORDS) else { return };
-    let logins = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&logins);
-    let far = world.exchanger(2, &["AUTH OAUTHBEARER"], move |line| match line.split(' ').next() {
-        Some("AUTH") => {
-            let is_second = count.fetch_add(1, Ordering::SeqCst) == 1;
-            Some(support::hop::say(if is_second { "535 5.7.8 it is too old" } else { "235 2.7.0 welcome" }))
-        }
-        Some(".") => Some(Act::Gone("250 2.0.0 taken".into())),
-        _ => None,
-    });
-    let folder = tempfile::tempdir().unwrap();
-    let asked = folder.path().join("asked");
-    // Sent in clear, for it is on this host itself.
-    let hop = format!("fake.example:{}", world.port);
-    let tables = format!(
-        "[relay.domains]\n\"far.example\" = \"{hop}\"\n[relay.hops.\"{hop}\"]\ntls = \"opportunistic\"\nuser = \"ann\"\n\
-         token_command = [\"sh\", \"-c\", \"echo x >> {0}; wc -l < {0}\"]\n",
-        asked.display()
-    );
-    let server = world.server(&Settings { tables: &tables, ..Settings::default() });
-    for (logins_then, asked_then) in [(1, 1), (3, 2)] {
-        let id = server.submit(ANN, BOB, MESSAGE);
-        server.logged(&[&id, " delivered "]);
-        assert_eq!(logins.load(Ordering::SeqCst), logins_then);
-        assert_eq!(fs::read_to_string(&asked).unwrap().lines().count(), asked_then);
-    }
-    assert!(!server.log().contains(" deferred "), "{}", server.log());
-    assert_eq!(far.messages().len(), 2);
 }
 
 /// A server with what only old hosts have: TLS 1.2 with a certificate of the first version, expired, for a key of 1024 bits.

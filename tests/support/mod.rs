@@ -2,6 +2,7 @@
 #![allow(dead_code, missing_docs, clippy::print_stderr)]
 
 pub mod account;
+pub mod certificate;
 pub mod dovecot;
 pub mod ended;
 pub mod hop;
@@ -20,6 +21,7 @@ pub mod zone;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -251,6 +253,12 @@ impl Drop for Server {
 /// The paths in a folder; none if it is not there.
 pub fn files(folder: &Path) -> Vec<PathBuf> {
     fs::read_dir(folder).map(|entries| entries.map(|entry| entry.unwrap().path()).collect()).unwrap_or_default()
+}
+
+/// Writes a file that only its owner may read, as programs want those with passwords.
+pub fn write_private(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
 /// Waits until `holds`, and fails the test if it never does.

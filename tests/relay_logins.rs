@@ -1,0 +1,140 @@
+//! Logins at next hops: at real servers by every mechanism that one of them knows, and at fakes for what real ones do not do.
+
+mod support;
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use support::PASSWORD;
+use support::certificate::Certificate;
+use support::dovecot::DovecotAuth;
+use support::hop::Act;
+use support::postfix::{Options, Postfix};
+use support::world::{Settings, World};
+use support::write_private;
+
+const RECORDS: &str = "smtp.provider.example. A 127.0.0.1\nfake.example. A 127.0.0.2";
+
+const MESSAGE: &str = "From: Ann <ann@example.org>\r\nSubject: far away\r\n\r\nhello\r\n";
+
+const ANN: &str = "<ann@example.org>";
+
+const BOB: &[&str] = &["<bob@far.example>"];
+
+/// A smarthost: Postfix that lets only those send who log in by these mechanisms, as `ann`.
+fn provider(test: &str, certificate: &Certificate, mechanisms: &str) -> Option<(Postfix, DovecotAuth)> {
+    let dovecot = DovecotAuth::start(test, ("ann", PASSWORD), mechanisms)?;
+    let settings = format!(
+        "{}smtpd_sasl_auth_enable = yes\nsmtpd_sasl_type = dovecot\nsmtpd_sasl_path = {}\nsmtpd_tls_auth_only = yes\n\
+         smtpd_recipient_restrictions = permit_sasl_authenticated, reject\n",
+        certificate.settings(),
+        dovecot.socket().display()
+    );
+    let options = Options { mailboxes: &["bob@far.example"], settings: &settings, ..Options::default() };
+    Postfix::start(test, &options).map(|postfix| (postfix, dovecot))
+}
+
+#[test]
+fn a_smarthost_takes_our_login() {
+    let test = "a_smarthost_takes_our_login";
+    let Some(certificate) = Certificate::new("smtp.provider.example", test) else { return };
+    let Some(world) = World::new(RECORDS) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (file, wrong) = (folder.path().join("password"), folder.path().join("wrong"));
+    write_private(&file, &format!("{PASSWORD}\nnot this\n"));
+    write_private(&wrong, "incorrect\n");
+    for mechanisms in ["plain", "login", "plain scram-sha-256"] {
+        let Some((postfix, _dovecot)) = provider(test, &certificate, mechanisms) else { return };
+        let port = postfix.address().port();
+        let tables = format!(
+            "[relay]\nsmarthost = \"smtp.provider.example:{port}\"\n[relay.hops.\"smtp.provider.example:{port}\"]\n\
+             ca = \"{}\"\nuser = \"ann\"\npassword_file = \"{}\"\n",
+            certificate.file().display(),
+            wrong.display()
+        );
+        let server = world.server(&Settings { tables: &tables, ..Settings::default() });
+        let id = server.submit(ANN, BOB, MESSAGE);
+        let line = server.logged(&[&id, " deferred "]);
+        let by = mechanisms.rsplit(' ').next().unwrap().to_uppercase();
+        for part in [
+            format!("451 4.7.8 smtp.provider.example [127.0.0.1] refuses the login of ann by {by}: 535 "),
+            format!(r#"; look at relay.hops.\"smtp.provider.example:{port}\": user, and password_file, "#),
+            wrong.display().to_string(),
+        ] {
+            assert!(line.contains(&part), "{part}\n{line}");
+        }
+        server.configure(&wrong.display().to_string(), &file.display().to_string());
+        server.signal("HUP");
+        server.logged(&[" reloaded "]);
+        assert!(server.logged(&[&id, " delivered "]).contains(" verified\" "));
+        let found = String::from_utf8(postfix.wait_for("bob@far.example", 1).remove(0)).unwrap();
+        assert!(found.contains(" with ESMTPSA id ") || found.contains("with ESMTPS id"), "{found}");
+        assert!(postfix.log().contains(&format!("sasl_method={by}, sasl_username=ann")), "{}", postfix.log());
+        for secret in [PASSWORD, "incorrect"] {
+            assert!(!server.log().contains(secret), "no secret is in the log");
+        }
+    }
+}
+
+#[test]
+fn a_password_comes_from_a_command_too() {
+    let test = "a_password_comes_from_a_command_too";
+    let Some(certificate) = Certificate::new("smtp.provider.example", test) else { return };
+    let Some(world) = World::new(RECORDS) else { return };
+    let Some((postfix, _dovecot)) = provider(test, &certificate, "plain") else { return };
+    let port = postfix.address().port();
+    let folder = tempfile::tempdir().unwrap();
+    let (asked, secret) = (folder.path().join("asked"), folder.path().join("secret"));
+    fs::write(&secret, format!("{PASSWORD}\n")).unwrap();
+    let tables = format!(
+        "[relay]\nsmarthost = \"smtp.provider.example:{port}\"\n[relay.hops.\"smtp.provider.example:{port}\"]\n\
+         tls = \"required\"\nuser = \"ann\"\npassword_command = [\"sh\", \"-c\", \"echo x >> {}; cat {}\"]\n",
+        asked.display(),
+        secret.display()
+    );
+    let mut server = world.server(&Settings { tables: &tables, ..Settings::default() });
+    let times = || fs::read_to_string(&asked).unwrap_or_default().len() / 2;
+    for count in 1..=2 {
+        let id = server.submit(ANN, BOB, MESSAGE);
+        assert!(server.logged(&[&id, " delivered "]).contains(" unverified\" "));
+        // The next message has a session of its own.
+        support::eventually("the session is over", || postfix.log().matches(" disconnect from ").count() == count);
+    }
+    assert_eq!(times(), 1, "what it printed is used again");
+    postfix.wait_for("bob@far.example", 2);
+    assert_eq!(server.stop(), Some(0));
+}
+
+#[test]
+fn a_token_that_grew_old_has_a_successor_in_the_same_attempt() {
+    let Some(world) = World::new(RECORDS) else { return };
+    let logins = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&logins);
+    let far = world.exchanger(2, &["AUTH OAUTHBEARER"], move |line| match line.split(' ').next() {
+        Some("AUTH") => {
+            let is_second = count.fetch_add(1, Ordering::SeqCst) == 1;
+            Some(support::hop::say(if is_second { "535 5.7.8 it is too old" } else { "235 2.7.0 welcome" }))
+        }
+        Some(".") => Some(Act::Gone("250 2.0.0 taken".into())),
+        _ => None,
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let asked = folder.path().join("asked");
+    // Sent in clear, for it is on this host itself.
+    let hop = format!("fake.example:{}", world.port);
+    let tables = format!(
+        "[relay.domains]\n\"far.example\" = \"{hop}\"\n[relay.hops.\"{hop}\"]\ntls = \"opportunistic\"\nuser = \"ann\"\n\
+         token_command = [\"sh\", \"-c\", \"echo x >> {0}; wc -l < {0}\"]\n",
+        asked.display()
+    );
+    let server = world.server(&Settings { tables: &tables, ..Settings::default() });
+    for (logins_then, asked_then) in [(1, 1), (3, 2)] {
+        let id = server.submit(ANN, BOB, MESSAGE);
+        server.logged(&[&id, " delivered "]);
+        assert_eq!(logins.load(Ordering::SeqCst), logins_then);
+        assert_eq!(fs::read_to_string(&asked).unwrap().lines().count(), asked_then);
+    }
+    assert!(!server.log().contains(" deferred "), "{}", server.log());
+    assert_eq!(far.messages().len(), 2);
+}
