@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use support::PASSWORD;
 use support::certificate::Certificate;
-use support::dovecot::DovecotAuth;
+use support::dovecot::{DovecotAuth, Issuer};
 use support::hop::Act;
 use support::postfix::{Options, Postfix};
 use support::world::{Settings, World};
@@ -22,9 +22,12 @@ const ANN: &str = "<ann@example.org>";
 
 const BOB: &[&str] = &["<bob@far.example>"];
 
-/// A smarthost: Postfix that lets only those send who log in by these mechanisms, as `ann`.
-fn provider(test: &str, certificate: &Certificate, mechanisms: &str) -> Option<(Postfix, DovecotAuth)> {
-    let dovecot = DovecotAuth::start(test, ("ann", PASSWORD), mechanisms)?;
+const OLD_ISSUER: Issuer = Issuer { name: "old", key: b"what only the old issuer knows..." };
+
+const NEW_ISSUER: Issuer = Issuer { name: "new", key: b"what only the new issuer knows..." };
+
+/// A smarthost: Postfix that lets only those send whom Dovecot knows.
+fn provider(test: &str, certificate: &Certificate, dovecot: &DovecotAuth) -> Option<Postfix> {
     let settings = format!(
         "{}smtpd_sasl_auth_enable = yes\nsmtpd_sasl_type = dovecot\nsmtpd_sasl_path = {}\nsmtpd_tls_auth_only = yes\n\
          smtpd_recipient_restrictions = permit_sasl_authenticated, reject\n",
@@ -32,7 +35,20 @@ fn provider(test: &str, certificate: &Certificate, mechanisms: &str) -> Option<(
         dovecot.socket().display()
     );
     let options = Options { mailboxes: &["bob@far.example"], settings: &settings, ..Options::default() };
-    Postfix::start(test, &options).map(|postfix| (postfix, dovecot))
+    Postfix::start(test, &options)
+}
+
+/// The tables of a server whose smarthost is at this port; `hop` is what else they say of it.
+fn tables(port: u16, hop: &str) -> String {
+    format!(
+        "[relay]\nsmarthost = \"smtp.provider.example:{port}\"\n\
+         [relay.hops.\"smtp.provider.example:{port}\"]\nuser = \"ann\"\n{hop}\n"
+    )
+}
+
+/// Waits until the smarthost has had this many sessions, so that the next message has one of its own.
+fn sessions_over(postfix: &Postfix, count: usize) {
+    support::eventually("the session is over", || postfix.log().matches(" disconnect from ").count() == count);
 }
 
 #[test]
@@ -45,14 +61,11 @@ fn a_smarthost_takes_our_login() {
     write_private(&file, &format!("{PASSWORD}\nnot this\n"));
     write_private(&wrong, "incorrect\n");
     for mechanisms in ["plain", "login", "plain scram-sha-256"] {
-        let Some((postfix, _dovecot)) = provider(test, &certificate, mechanisms) else { return };
+        let Some(dovecot) = DovecotAuth::start(test, ("ann", PASSWORD), mechanisms) else { return };
+        let Some(postfix) = provider(test, &certificate, &dovecot) else { return };
         let port = postfix.address().port();
-        let tables = format!(
-            "[relay]\nsmarthost = \"smtp.provider.example:{port}\"\n[relay.hops.\"smtp.provider.example:{port}\"]\n\
-             ca = \"{}\"\nuser = \"ann\"\npassword_file = \"{}\"\n",
-            certificate.file().display(),
-            wrong.display()
-        );
+        let hop = format!("ca = \"{}\"\npassword_file = \"{}\"", certificate.file().display(), wrong.display());
+        let tables = tables(port, &hop);
         let server = world.server(&Settings { tables: &tables, ..Settings::default() });
         let id = server.submit(ANN, BOB, MESSAGE);
         let line = server.logged(&[&id, " deferred "]);
@@ -82,28 +95,78 @@ fn a_password_comes_from_a_command_too() {
     let test = "a_password_comes_from_a_command_too";
     let Some(certificate) = Certificate::new("smtp.provider.example", test) else { return };
     let Some(world) = World::new(RECORDS) else { return };
-    let Some((postfix, _dovecot)) = provider(test, &certificate, "plain") else { return };
-    let port = postfix.address().port();
+    let Some(dovecot) = DovecotAuth::start(test, ("ann", PASSWORD), "plain") else { return };
+    let Some(postfix) = provider(test, &certificate, &dovecot) else { return };
     let folder = tempfile::tempdir().unwrap();
     let (asked, secret) = (folder.path().join("asked"), folder.path().join("secret"));
     fs::write(&secret, format!("{PASSWORD}\n")).unwrap();
-    let tables = format!(
-        "[relay]\nsmarthost = \"smtp.provider.example:{port}\"\n[relay.hops.\"smtp.provider.example:{port}\"]\n\
-         tls = \"required\"\nuser = \"ann\"\npassword_command = [\"sh\", \"-c\", \"echo x >> {}; cat {}\"]\n",
+    let hop = format!(
+        "tls = \"required\"\npassword_command = [\"sh\", \"-c\", \"echo x >> {}; cat {}\"]",
         asked.display(),
         secret.display()
     );
+    let tables = tables(postfix.address().port(), &hop);
     let mut server = world.server(&Settings { tables: &tables, ..Settings::default() });
     let times = || fs::read_to_string(&asked).unwrap_or_default().len() / 2;
     for count in 1..=2 {
         let id = server.submit(ANN, BOB, MESSAGE);
         assert!(server.logged(&[&id, " delivered "]).contains(" unverified\" "));
-        // The next message has a session of its own.
-        support::eventually("the session is over", || postfix.log().matches(" disconnect from ").count() == count);
+        sessions_over(&postfix, count);
     }
     assert_eq!(times(), 1, "what it printed is used again");
     postfix.wait_for("bob@far.example", 2);
     assert_eq!(server.stop(), Some(0));
+}
+
+#[test]
+fn a_smarthost_takes_our_token_by_either_mechanism() {
+    let test = "a_smarthost_takes_our_token_by_either_mechanism";
+    let Some(certificate) = Certificate::new("smtp.provider.example", test) else { return };
+    let Some(world) = World::new(RECORDS) else { return };
+    // With the words by which Dovecot complains.
+    for (mechanism, words) in [("OAUTHBEARER", "invalid_token"), ("XOAUTH2", "bearer")] {
+        let offered = mechanism.to_lowercase();
+        let Some(mut dovecot) = DovecotAuth::start_with_tokens(test, &OLD_ISSUER, &offered) else { return };
+        let Some(postfix) = provider(test, &certificate, &dovecot) else { return };
+        let folder = tempfile::tempdir().unwrap();
+        let (asked, token) = (folder.path().join("asked"), folder.path().join("token"));
+        let times = || fs::read_to_string(&asked).unwrap_or_default().lines().count();
+        let hop = format!(
+            "ca = \"{}\"\ntoken_command = [\"sh\", \"-c\", \"echo x >> {}; cat {}\"]",
+            certificate.file().display(),
+            asked.display(),
+            token.display()
+        );
+        write_private(&token, &NEW_ISSUER.token("ann"));
+        let server = world.server(&Settings { tables: &tables(postfix.address().port(), &hop), ..Settings::default() });
+        let id = server.submit(ANN, BOB, MESSAGE);
+        let line = server.logged(&[&id, " deferred "]);
+        let refused = format!("refuses the login of ann by {mechanism}: 535 ");
+        assert!(line.contains(&refused) && line.contains(words), "{line}");
+
+        write_private(&token, &OLD_ISSUER.token("ann"));
+        assert!(server.logged(&[&id, " delivered "]).contains(" verified\" "));
+        let asked_then = times();
+        sessions_over(&postfix, asked_then);
+        let id = server.submit(ANN, BOB, MESSAGE);
+        server.logged(&[&id, " delivered "]);
+        assert_eq!(times(), asked_then, "the token is used again");
+        sessions_over(&postfix, asked_then + 1);
+
+        // The provider changes its keys, and what is at hand is worth nothing all at once.
+        dovecot.trust(&NEW_ISSUER);
+        write_private(&token, &NEW_ISSUER.token("ann"));
+        let id = server.submit(ANN, BOB, MESSAGE);
+        server.logged(&[&id, " delivered "]);
+        assert_eq!(times(), asked_then + 1, "another one is asked for, once");
+        assert!(!server.log().contains(&format!(" {id} deferred ")), "in the same attempt");
+        let by = format!("sasl_method={mechanism}, sasl_username=ann");
+        assert_eq!(postfix.log().matches(&by).count(), postfix.wait_for("bob@far.example", 3).len());
+        for issuer in [&OLD_ISSUER, &NEW_ISSUER] {
+            let token = issuer.token("ann");
+            assert!(!server.log().contains(token.split('.').next().unwrap()), "no token is in the log");
+        }
+    }
 }
 
 #[test]
