@@ -76,10 +76,12 @@ impl DovecotAuth {
                 return None;
             }
         };
+        // Without its penalty, who failed once waits for seconds.
         let text = format!(
             "{passdb}base_dir = {root}/run\nstate_dir = {root}/state\nlog_path = {root}/log\nssl = no\nprotocols =\n\
              auth_mechanisms = {mechanisms}\nauth_failure_delay = 0\n\
-             service auth {{\n unix_listener {root}/socket {{\n  mode = 0666\n }}\n}}\nservice anvil {{\n chroot =\n}}\n"
+             service auth {{\n unix_listener {root}/socket {{\n  mode = 0666\n }}\n}}\nservice anvil {{\n chroot =\n \
+             unix_listener anvil-auth-penalty {{\n  mode = 0\n }}\n}}\n"
         );
         fs::write(folder.path().join("dovecot.conf"), text).unwrap();
         let child = run(&folder);
