@@ -6,13 +6,13 @@ use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use support::PASSWORD;
+use postrider::users;
 use support::certificate::Certificate;
 use support::dovecot::{DovecotAuth, Issuer};
 use support::hop::Act;
 use support::postfix::{Options, Postfix};
 use support::world::{Settings, World};
-use support::write_private;
+use support::{PASSWORD, Server, write_private};
 
 const RECORDS: &str = "smtp.provider.example. A 127.0.0.1\nfake.example. A 127.0.0.2";
 
@@ -174,6 +174,40 @@ fn takes_our_token(test: &str, (mechanism, words): (&str, &str)) {
         let token = issuer.token("ann");
         assert!(!server.log().contains(token.split('.').next().unwrap()), "no token is in the log");
     }
+}
+
+#[test]
+fn our_own_server_takes_our_login_bound_to_the_connection() {
+    let Some(world) = World::new(RECORDS) else { return };
+    // Far away, where ann has a login by which she may send as she is known here.
+    let mut far = Server::prepared("submission = [\"127.0.0.1:0\"]\n", "");
+    far.configure("mail.example.org", "smtp.provider.example");
+    far.configure("\"example.org\", \"example.net\"", "\"far.example\"");
+    let keys = users::scram(PASSWORD.as_bytes());
+    let users = format!("ann@far.example:{keys}::::::postrider_senders=@example.org\nbob@far.example:{keys}\n");
+    fs::write(far.path("users"), users).unwrap();
+    far.run();
+
+    let folder = tempfile::tempdir().unwrap();
+    let (file, wrong) = (folder.path().join("password"), folder.path().join("wrong"));
+    write_private(&file, PASSWORD);
+    write_private(&wrong, "incorrect");
+    let own = far.path("spool/tls/self-signed.pem");
+    let hop = format!("ca = \"{}\"\npassword_file = \"{}\"", own.display(), wrong.display());
+    let tables = tables(far.address("submission").port(), &hop);
+    let server = world.server(&Settings { tables: &tables, ..Settings::default() });
+    let id = server.submit(ANN, BOB, MESSAGE);
+    let line = server.logged(&[&id, " deferred "]);
+    assert!(line.contains(" refuses the login of ann by SCRAM-SHA-256-PLUS: 535 5.7.8 "), "{line}");
+
+    server.configure(&wrong.display().to_string(), &file.display().to_string());
+    server.signal("HUP");
+    server.logged(&[" reloaded "]);
+    assert!(server.logged(&[&id, " delivered "]).contains(" verified\" "));
+    far.logged(&[" authenticated ", "user=ann@far.example mechanism=SCRAM-SHA-256-PLUS tls=\"TLSv1.3 "]);
+    far.logged(&[" accepted from=<ann@example.org> to=bob@far.example ", " protocol=ESMTPSA"]);
+    let found = String::from_utf8(far.wait_for("bob@far.example", 1).remove(0)).unwrap();
+    assert!(found.contains("by smtp.provider.example with ESMTPSA id "), "{found}");
 }
 
 #[test]
