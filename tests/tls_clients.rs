@@ -14,8 +14,9 @@ use postrider::users;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use sha2::{Digest, Sha256};
-use support::tls;
-use support::{PASSWORD, Server, files, have, skip, write_private};
+use support::postfix::{Options, Postfix};
+use support::tls::{self, Authority, Made};
+use support::{PASSWORD, Server, eventually, files, have, skip, write_private};
 
 const MESSAGE: &str =
     "From: Ann <ann@example.org>\r\nTo: bob@example.org\r\nSubject: under TLS\r\n\r\n.one dot\r\nthe end\r\n";
@@ -256,6 +257,58 @@ fn fetchmail() {
     }
 }
 
+/// What Postfix sends to the port for mail from anywhere, with these settings.
+fn postfix_sends(test: &str, server: &Server, settings: &str) -> Option<Postfix> {
+    let settings = format!("smtp_tls_loglevel = 1\n{settings}");
+    let options = Options { relayhost: Some(server.smtp_address()), settings: &settings, ..Options::default() };
+    let postfix = Postfix::start(test, &options)?;
+    postfix.send("ann@far.example", &["bob@example.org"], MESSAGE.replace("\r\n", "\n").as_bytes());
+    Some(postfix)
+}
+
+#[test]
+fn postfix() {
+    let test = "Postfix as a client under TLS";
+    let authority = Authority::new();
+    let Made { certificate, key } = authority.sign(&["mail.example.org"], 90);
+    let mut server = Server::prepared("[tls]\ncertificate = \"certificate.pem\"\nkey = \"key.pem\"\n", "");
+    fs::write(server.path("certificate.pem"), certificate).unwrap();
+    write_private(&server.path("key.pem"), &key);
+    fs::write(server.path("authority.pem"), &authority.certificate).unwrap();
+    server.run();
+    let named = |level: &str, name: &str| {
+        let authority = server.path("authority.pem");
+        format!(
+            "smtp_tls_security_level = {level}\nsmtp_tls_CAfile = {}\nsmtp_tls_{level}_cert_match = {name}\n",
+            authority.display()
+        )
+    };
+    for (round, (settings, words)) in [
+        ("smtp_tls_security_level = encrypt\n".to_owned(), "Untrusted"),
+        ("smtp_tls_security_level = encrypt\nsmtp_tls_mandatory_protocols = <=TLSv1.2\n".to_owned(), "Untrusted"),
+        (named("verify", "mail.example.org"), "Verified"),
+        (named("secure", "mail.example.org"), "Verified"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let Some(postfix) = postfix_sends(test, &server, &settings) else { return };
+        let message = text(server.wait_for("bob@example.org", round + 1).last().unwrap());
+        let version = if settings.contains("TLSv1.2") { ("TLSv1.2", "TLS_ECDHE_") } else { ("TLSv1.3", "TLS_AES_") };
+        for part in ["by mail.example.org with ESMTPS id ", &format!("\r\n\ttls {}", version.1)] {
+            assert!(message.contains(part), "{part:?} in {message}");
+        }
+        let agreed = format!("{words} TLS connection established to 127.0.0.1[127.0.0.1]:");
+        let log = postfix.log();
+        assert!(log.lines().any(|line| line.contains(&agreed) && line.contains(version.0)), "{log}");
+    }
+    assert_eq!(server.log().matches(" client=127.0.0.1 protocol=ESMTPS").count(), 4, "{}", server.log());
+    // One who wants another name gets nothing rid.
+    let postfix = postfix_sends(test, &server, &named("secure", "other.example.org")).unwrap();
+    eventually("Postfix keeps it", || postfix.log().contains("Server certificate not verified"));
+    assert_eq!(server.mailbox("bob@example.org").len(), 4);
+}
+
 /// A server all of whose users have a password that is kept for SCRAM.
 fn server_with_scram() -> Server {
     let server = Server::prepared(
@@ -289,6 +342,31 @@ fn msmtp_and_mpop_by_scram() {
     let more = format!("delivery mbox {}\nuidls_file {}\n", mbox.display(), server.path("uidls").display());
     run(Command::new("mpop").arg("-C").arg(private(&server, "mpoprc", &(settings("pop3", "bob") + &more))), "");
     assert!(fs::read_to_string(mbox).unwrap().contains("the end"));
+}
+
+/// What gsasl said, and what it was answered, until it had nothing more to say.
+fn gsasl(server: &Server, arguments: &[&str]) -> String {
+    let mut gsasl = Command::new("gsasl");
+    gsasl.args(["--smtp", &format!("--connect=127.0.0.1:{}", port(server, "submission")), "--authentication-id=ann"]);
+    // The certificate is nobody's: the proof that goes both ways stands for it.
+    run(gsasl.arg("--x509-ca-file=").args(arguments), "")
+}
+
+#[test]
+fn gsasl_by_scram_bound_to_the_connection() {
+    if !have("gsasl", "gsasl by SCRAM") {
+        return;
+    }
+    let mut server = server_with_scram();
+    // It finds STARTTLS only if another line follows in the reply to EHLO, as that with AUTH does.
+    let path = server.path("postrider.toml");
+    let settings = fs::read_to_string(&path).unwrap() + "[submission]\ncleartext = [\"127.0.0.0/8\"]\n";
+    fs::write(path, settings).unwrap();
+    server.run();
+    let right = format!("--password={PASSWORD}");
+    let said = gsasl(&server, &[&right]);
+    assert!(said.contains("235 2.7.0"), "{said}");
+    server.logged(&["authenticated", "mechanism=SCRAM-SHA-256-PLUS tls=\"TLSv1.3 "]);
 }
 
 /// Logs ann in by SCRAM-SHA-256-PLUS, bound to `certificate`. The last reply.

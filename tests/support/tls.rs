@@ -1,5 +1,8 @@
 //! A client under TLS, spoken on line by line, which shows what it was shown, and an authority that signs for the tests.
 
+#[path = "../../src/tls/testing.rs"]
+mod testing;
+
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -14,6 +17,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConnection, ServerConfig};
 
 use super::{Client, PATIENCE};
+pub use testing::{Authority, Made};
 
 /// Connects, and begins TLS at once.
 pub fn connect(address: SocketAddr) -> Client {
