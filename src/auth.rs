@@ -226,9 +226,11 @@ pub fn may_send_as(site: &Site, user: &Address, sender: &Address) -> bool {
     site.users.may_send_as(user, sender) || ends_there(sender)
 }
 
-/// What ties a login to its connection (RFC 5056).
+/// What ties a login to its connection (RFC 5056): nothing before TLS 1.3. There clients take `tls-unique` for granted
+/// (RFC 5802 §6.1), which our TLS doesn't give, and would take the best offer and fail.
 pub fn bindings(tls: Option<&TlsFacts>) -> Bindings {
-    tls.map_or_else(Bindings::default, |facts| Bindings {
+    let facts = tls.filter(|facts| facts.exporter.is_some());
+    facts.map_or_else(Bindings::default, |facts| Bindings {
         exporter: facts.exporter.map(Vec::from),
         server_end_point: facts.server_end_point.clone(),
     })
@@ -390,6 +392,19 @@ pub(crate) mod tests {
         assert!((limits::LOGIN_FAILURES as usize..=most).contains(&checked), "{checked}");
         let denied = gate.check(client(1), &Credentials::new("ann", b"correct horse"));
         assert_eq!(denied, Err(Denied::ShutOut));
+    }
+
+    #[test]
+    fn a_login_is_bound_to_its_connection_from_tls_1_3_on() {
+        let facts = |version, exporter| TlsFacts {
+            agreed: crate::io::tls::Agreed { version, cipher: "any" },
+            name: None,
+            server_end_point: Some(vec![1; 32]),
+            exporter,
+        };
+        assert!(bindings(None).is_empty() && bindings(Some(&facts("TLSv1.2", None))).is_empty());
+        let bound = bindings(Some(&facts("TLSv1.3", Some([2; 32]))));
+        assert_eq!(bound, Bindings { exporter: Some(vec![2; 32]), server_end_point: Some(vec![1; 32]) });
     }
 
     #[test]
