@@ -15,7 +15,8 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use sha2::{Digest, Sha256};
 use support::postfix::{Options, Postfix};
-use support::tls::{self, Authority, Made};
+use support::tls;
+use support::tls::testing::{Authority, Made};
 use support::{PASSWORD, Server, eventually, files, have, skip, write_private};
 
 const MESSAGE: &str =

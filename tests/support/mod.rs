@@ -20,12 +20,14 @@ pub mod zone;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
 
 /// The longest any test waits for what must come: an hour on a good machine is no worse than a second here.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -279,7 +281,18 @@ pub struct Client {
 
 impl Client {
     pub fn connect(address: SocketAddr) -> Client {
-        let stream = TcpStream::connect(address).unwrap();
+        Client::clear(TcpStream::connect(address).unwrap())
+    }
+
+    /// As [`Client::connect`], from one of the addresses of this host.
+    pub fn connect_from(own: Ipv4Addr, address: SocketAddr) -> Client {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((own, 0)).into()).unwrap();
+        socket.connect(&address.into()).unwrap();
+        Client::clear(socket.into())
+    }
+
+    fn clear(stream: TcpStream) -> Client {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
         let (reader, writer) = (stream.try_clone().unwrap(), stream.try_clone().unwrap());

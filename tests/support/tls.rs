@@ -1,7 +1,7 @@
 //! A client under TLS, spoken on line by line, which shows what it was shown, and an authority that signs for the tests.
 
 #[path = "../../src/tls/testing.rs"]
-mod testing;
+pub mod testing;
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -17,7 +17,6 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConnection, ServerConfig};
 
 use super::{Client, PATIENCE};
-pub use testing::{Authority, Made};
 
 /// Connects, and begins TLS at once.
 pub fn connect(address: SocketAddr) -> Client {
