@@ -1,8 +1,9 @@
-//! How long the answer to a wrong login takes tells nobody whether there is such a user: the times of many, of names that are
-//! here and of names that are not, are those of one server in one run, and differ by less than who guesses could see.
+//! How long the answer to a wrong login takes tells nobody whether there is such a user. The times of names that are here
+//! and of names that are not come from one server in one run, and differ by less than who guesses could see.
 //!
-//! Each guess is at another name and from another address, for what the server remembers of guesses would delay the answer
-//! by seconds, and hide what is looked for. The tests of this file run one after the other.
+//! Each guess is at another name and from another address, for what the server remembers of guesses would delay the
+//! answer by seconds, and hide what is looked for. The tests of this file run one after the other.
+#![allow(clippy::print_stderr)]
 
 mod support;
 
@@ -35,7 +36,7 @@ const ALIKE: Duration = Duration::from_millis(2);
 /// A machine that is busy with something else may seem to tell; a server that tells does so each time, and the same.
 const ROUNDS: usize = 5;
 
-/// Of no password that anyone knows, and four times as dear as the cheapest: some ten milliseconds without optimization.
+/// Of no password that anyone knows, and four times as dear as the cheapest: some nine milliseconds.
 const BCRYPT: &str = "{BLF-CRYPT}$2y$06$ieEMV7yFbKBI6nMxyzghK.6jjBIbH.ugi88OVnrdWWu3COWDcZx2K";
 
 /// With the fewest iterations that are allowed.
@@ -71,7 +72,7 @@ fn server(password: &str) -> Server {
     server
 }
 
-/// The medians of what the server took beyond the second that every answer is held back: for those here, and for others.
+/// The medians of what the server took beyond the second that every answer is held back: for those here, for others.
 fn medians(address: SocketAddr, way: &Way, round: usize) -> [Duration; 2] {
     let (next, begun) = (AtomicUsize::new(0), Instant::now());
     let times = Mutex::new([Vec::new(), Vec::new()]);

@@ -1,4 +1,5 @@
-//! Logins at next hops: at real servers by every mechanism that one of them knows, and at fakes for what real ones do not do.
+//! Logins at next hops: at real servers by every mechanism that one of them knows, and at fakes for what real ones do not
+//! do.
 
 mod support;
 

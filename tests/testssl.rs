@@ -1,5 +1,6 @@
-//! What testssl.sh finds at the ports that have TLS, at first or upgraded: protocols and ciphers, of which none may be worse
-//! than its `OK`. What it says of each port is printed, for the notes.
+//! What testssl.sh finds at the ports that have TLS, at first or upgraded: protocols and ciphers, of which none may be
+//! worse than its `OK`. What it says of each port is printed, for the notes.
+#![allow(clippy::print_stderr)]
 
 mod support;
 
