@@ -40,13 +40,17 @@ impl fmt::Display for LocatedError {
 
 impl std::error::Error for LocatedError {}
 
+/// Octets that most such files do not exceed.
+const FIRST_READ: usize = 4096;
+
 /// Reads a file of at most `most` octets of UTF-8. A file that is not there is `Ok(None)`.
 pub fn read(path: &Path, most: u64) -> Result<Option<String>, LocatedError> {
     let file = match File::open(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(|error| LocatedError::of(path, error.to_string()))?,
     };
-    let mut octets = Vec::new();
+    // With room from the beginning most are read with one call; a vector that grows asks for a little more each time.
+    let mut octets = Vec::with_capacity(FIRST_READ);
     file.take(most + 1).read_to_end(&mut octets).map_err(|error| LocatedError::of(path, error.to_string()))?;
     if octets.len() as u64 > most {
         return Err(LocatedError::of(path, format!("the file is larger than {most} octets")));

@@ -43,11 +43,9 @@ pub enum Unfit {
 impl Entry {
     /// Opens the file of an entry.
     pub fn open(path: &Path) -> Result<Entry, Unfit> {
-        if path.is_symlink() {
-            return Err(wrong("it is a symbolic link, not a file"));
-        }
         let file = durable::open_untrusted(path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => Unfit::Gone,
+            _ if path.is_symlink() => wrong("it is a symbolic link, not a file"),
             _ => Unfit::Unreadable(error),
         })?;
         let metadata = file.metadata().map_err(Unfit::Unreadable)?;
@@ -125,6 +123,8 @@ fn read_envelope(file: &File) -> Result<Found, Unfit> {
     let mut head = Vec::new();
     let mut step = limits::COMMAND_LINE as u64;
     loop {
+        // One call reads all of it; a vector that grows asks for a little more each time.
+        head.reserve(step as usize);
         let read = file.take(step).read_to_end(&mut head).map_err(Unfit::Unreadable)? as u64;
         let at_end = read < step;
         match Envelope::read(&head) {

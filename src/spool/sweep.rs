@@ -48,13 +48,19 @@ impl Spool {
         let mut aside = 0;
         let mut states = Vec::new();
         let mut entries = Vec::new();
-        for name in names(&self.folders.queue)? {
+        let mut foreign = Vec::new();
+        // A long queue has too many names to hold them all.
+        for name in each_name(&self.folders.queue)? {
+            let name = name?;
             match named(&name) {
                 Named::Eml(id) => entries.push(id),
                 Named::State(id) => states.push(id),
                 Named::Hidden => {}
-                Named::Foreign => aside += usize::from(self.set_foreign_aside(&name)),
+                Named::Foreign => foreign.push(name),
             }
+        }
+        for name in foreign {
+            aside += usize::from(self.set_foreign_aside(&name));
         }
         if !entries.is_empty() {
             self.clear_taken_drops()?;
@@ -63,15 +69,19 @@ impl Spool {
         self.see_other_ids()?;
         let mut with_state: std::collections::HashSet<QueueId> = states.iter().copied().collect();
         with_state.extend(self.bring_back_states()?);
-        let mut postponed = std::collections::HashSet::new();
-        for &id in &with_state {
-            postponed.extend(self.finish_reports(id)?);
-        }
+        let mut postponed = Vec::new();
         for &id in &entries {
-            if postponed.contains(&id) {
+            // Each state is read once: it is what the start of a long queue costs.
+            let state = if with_state.remove(&id) { self.read_found(id) } else { None };
+            postponed.extend(self.finish_reports(id, state.as_ref())?);
+            self.schedule_found(id, state.as_ref());
+        }
+        for id in with_state {
+            postponed.extend(self.finish_reports(id, self.read_found(id).as_ref())?);
+        }
+        for id in postponed {
+            if self.schedule().forget(id) {
                 self.schedule().announce(id);
-            } else {
-                self.schedule_found(id, with_state.contains(&id));
             }
         }
         for id in states.into_iter().filter(|&id| !self.schedule().knows(id)) {
@@ -117,22 +127,21 @@ impl Spool {
     }
 
     /// A report that was on its way when the server ended: if it got into the queue, that is written down before it can be
-    /// delivered and be gone. This comes before anything is scheduled. Returns the reports that have to wait, because that
+    /// delivered and be gone: nothing is before the end of the sweep. Returns the reports that have to wait, because that
     /// can't be written now: the entry that they are about is settled first.
-    fn finish_reports(&self, id: QueueId) -> io::Result<Vec<QueueId>> {
-        let path = self.folders.state(id);
-        let text = read_state(&path).ok().flatten();
-        let Some(mut state) = text.and_then(|text| text.parse::<State>().ok()) else { return Ok(Vec::new()) };
+    fn finish_reports(&self, id: QueueId, state: Option<&State>) -> io::Result<Vec<QueueId>> {
+        let Some(state) = state else { return Ok(Vec::new()) };
         let reports: Vec<QueueId> = state.reports().collect();
         if reports.is_empty() {
             return Ok(reports);
         }
+        let (path, mut state) = (self.folders.state(id), state.clone());
         self.confirm_reports(&mut state)?;
         let written = durable::replace(&path, &self.folders.tmp.join(state_file(id)), state.to_string().as_bytes());
         let Err(error) = written else { return Ok(Vec::new()) };
         maillog::spool_error(Some(id), error);
-        self.schedule_found(id, true);
-        let (retry, _) = self.wait_by_state(id);
+        self.schedule_found(id, Some(&state));
+        let (retry, _) = self.wait_by(id, Some(&state));
         let settlement = Settlement { state, retry, broken_off: None, reports: reports.clone(), report_missing: false };
         if let Some(slot) = self.schedule().slot_mut(id) {
             slot.unwritten = Some(Box::new(settlement));
@@ -154,8 +163,8 @@ impl Spool {
     }
 
     /// Schedules an entry that was found at start.
-    fn schedule_found(&self, id: QueueId, has_state: bool) {
-        let (wait, waited) = if has_state { self.wait_by_state(id) } else { (Duration::ZERO, Duration::ZERO) };
+    fn schedule_found(&self, id: QueueId, state: Option<&State>) {
+        let (wait, waited) = self.wait_by(id, state);
         let now = Now::read().boot;
         let mut schedule = self.schedule();
         schedule.wait(id, now.saturating_add(wait), waited, now);
@@ -164,13 +173,20 @@ impl Spool {
         }
     }
 
-    /// How long to wait by what the state file says, and how long was waited. A file that can't be read is looked at
-    /// again, and judged, when the entry is opened: now.
+    /// How long to wait by what the state file says, and how long was waited.
     pub(super) fn wait_by_state(&self, id: QueueId) -> (Duration, Duration) {
-        let text = read_state(&self.folders.state(id)).ok().flatten();
-        match text.and_then(|text| text.parse::<State>().ok()) {
+        self.wait_by(id, self.read_found(id).as_ref())
+    }
+
+    /// The state of an entry. A file that can't be read is looked at again, and judged, when the entry is opened: now.
+    fn read_found(&self, id: QueueId) -> Option<State> {
+        read_state(&self.folders.state(id)).ok().flatten()?.parse().ok()
+    }
+
+    fn wait_by(&self, id: QueueId, state: Option<&State>) -> (Duration, Duration) {
+        match state {
             Some(state) if is_touched(&self.folders.eml(id), &self.folders.state(id)) => (Duration::ZERO, state.waited),
-            Some(state) => (wait_of(&state, Now::read().wall), state.waited),
+            Some(state) => (wait_of(state, Now::read().wall), state.waited),
             None => (Duration::ZERO, Duration::ZERO),
         }
     }
@@ -233,8 +249,13 @@ pub(super) fn taken_as(name: &OsString) -> Option<QueueId> {
 }
 
 pub(super) fn names(folder: &Path) -> io::Result<Vec<OsString>> {
-    let located = |error| durable::located("read", folder, error);
-    fs::read_dir(folder).map_err(located)?.map(|entry| entry.map(|entry| entry.file_name()).map_err(located)).collect()
+    each_name(folder)?.collect()
+}
+
+fn each_name(folder: &Path) -> io::Result<impl Iterator<Item = io::Result<OsString>>> {
+    let located = move |error| durable::located("read", folder, error);
+    let entries = fs::read_dir(folder).map_err(located)?;
+    Ok(entries.map(move |entry| entry.map(|entry| entry.file_name()).map_err(located)))
 }
 
 #[cfg(test)]
