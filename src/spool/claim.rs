@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::entry::{Entry, Unfit};
-use super::schedule::Round;
+use super::schedule::{Round, Schedule};
 use super::settlement::Settlement;
 use super::state::State;
 use super::whereabouts::Whereabouts;
@@ -63,6 +63,9 @@ impl Spool {
             }
             let now = Now::read().boot;
             if let Some(id) = schedule.claim(now) {
+                if schedule.wants_another(id, now) {
+                    self.rouse(&schedule);
+                }
                 drop(schedule);
                 if let Some(claim) = self.open_claim(id) {
                     return Some(claim);
@@ -71,10 +74,19 @@ impl Spool {
                 continue;
             }
             let wait = schedule.next_due().map_or(LONGEST_WAIT, |due| due.saturating_sub(now).min(LONGEST_WAIT));
+            schedule.idle += 1;
             schedule = match self.changed.wait_timeout(schedule, wait) {
                 Ok((schedule, _)) => schedule,
                 Err(poisoned) => poisoned.into_inner().0,
             };
+            schedule.idle -= 1;
+        }
+    }
+
+    /// Lets one of the threads that wait look again; each that finds more than it takes wakes the next.
+    pub(super) fn rouse(&self, schedule: &Schedule) {
+        if schedule.idle > 0 {
+            self.changed.notify_one();
         }
     }
 

@@ -9,6 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::answer::answer;
 use super::{Spool, writer};
 use crate::io::durable;
 use crate::limits;
@@ -57,19 +58,21 @@ impl Spool {
 
     /// Makes the message ours: when this returns its id, it is on the disk. The only way mail gets into the queue.
     pub fn commit(&self, draft: Draft, origin: Origin) -> io::Result<QueueId> {
-        let for_mailbox = draft.for_mailbox;
-        let id = self.commit_unscheduled(draft, origin)?;
-        self.schedule_within(id, if for_mailbox { limits::MAILBOX_FIRST } else { Duration::ZERO });
-        Ok(id)
+        let ahead = if draft.for_mailbox { limits::MAILBOX_FIRST } else { Duration::ZERO };
+        self.write_down(draft, origin, Some(ahead))
     }
 
     /// As [`Spool::commit`], but nothing is delivered before [`Spool::schedule_new`].
-    pub fn commit_unscheduled(&self, mut draft: Draft, origin: Origin) -> io::Result<QueueId> {
+    pub fn commit_unscheduled(&self, draft: Draft, origin: Origin) -> io::Result<QueueId> {
+        self.write_down(draft, origin, None)
+    }
+
+    fn write_down(&self, mut draft: Draft, origin: Origin, ahead: Option<Duration>) -> io::Result<QueueId> {
         draft.finish()?;
-        let (answer, answered) = crossbeam_channel::bounded(1);
-        let commit = writer::Commit { draft, origin, answer };
+        let (answer, answered) = answer();
+        let commit = writer::Commit { draft, origin, ahead, answer };
         self.work.send(writer::Work::Commit(Box::new(commit))).map_err(|_| io::Error::other("the writer has ended"))?;
-        answered.recv().map_err(|_| io::Error::other("the writer has ended"))?
+        answered.wait().unwrap_or_else(|| Err(io::Error::other("the writer has ended")))
     }
 }
 

@@ -20,6 +20,7 @@
 //! | --- | --- |
 //! | `draft` | a file in tmp/ that is being received |
 //! | `writer` | the one thread that commits drafts, many with one flush |
+//! | `answer` | how who waits for it hears of that |
 //! | `schedule` | what is due when, in memory |
 //! | `entry` | an accepted message as it is found on the disk |
 //! | `claim` | one delivery thread's hold on one entry |
@@ -35,6 +36,7 @@
 //!
 //! An error is an `io::Error` that names the file. None of them loses a message: see P1–P5 in the design.
 
+mod answer;
 mod aside;
 pub mod by_hand;
 mod claim;

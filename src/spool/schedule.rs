@@ -19,6 +19,8 @@ pub struct Schedule {
     due: [BTreeSet<(Duration, QueueId)>; 2],
     /// Which of both has the next turn.
     turn: usize,
+    /// How many delivery threads wait for something to be due.
+    pub idle: usize,
 }
 
 /// The places in [`Schedule::due`].
@@ -31,6 +33,8 @@ pub struct Slot {
     phase: Phase,
     /// Whether it was tried, or stood in the queue when the server started.
     is_tried: bool,
+    /// Whether its first attempt is one rename.
+    is_quick: bool,
     /// What the server wrote into the state file last, as a number: no change by hand.
     pub own_state: Option<u64>,
     /// How long it had waited at `since`.
@@ -72,6 +76,7 @@ impl Slot {
         Slot {
             phase: Phase::Committing,
             is_tried,
+            is_quick: false,
             own_state: None,
             waited: Duration::ZERO,
             since: Duration::ZERO,
@@ -104,6 +109,28 @@ impl Schedule {
         slot.round = None;
         (slot.waited, slot.since) = (waited, now);
         self.move_to(id, due);
+    }
+
+    /// Lets an entry that was just accepted be claimed now, and before those that came up to `ahead` earlier. One with such
+    /// a lead is in its mailbox by one rename.
+    pub fn begin(&mut self, id: QueueId, ahead: Duration, now: Duration) {
+        // A person may have removed or moved it already.
+        if !self.knows(id) {
+            return;
+        }
+        self.wait(id, now.saturating_sub(ahead), Duration::ZERO, now);
+        if let Some(slot) = self.slots.get_mut(&id) {
+            slot.is_quick = !ahead.is_zero();
+        }
+    }
+
+    /// Whether one more thread should look for what is due, beside that which has just claimed this entry. For renames one
+    /// is enough: to wake another takes as long as they do.
+    pub fn wants_another(&self, claimed: QueueId, now: Duration) -> bool {
+        let is_quick = |id: &QueueId| self.slots.get(id).is_some_and(|slot| slot.is_quick);
+        let first = self.due.iter().filter_map(|lane| lane.first());
+        let mut due = first.filter(|(due, _)| *due <= now);
+        due.any(|(_, id)| !is_quick(&claimed) || !is_quick(id))
     }
 
     /// Lets an entry that is known be claimed from `due` on.
@@ -343,6 +370,18 @@ mod tests {
         assert_eq!(claimed, [5, 1, 6, 2, 3, 4].map(id));
         schedule.give_back(id(5), at(10), at(9));
         assert_eq!((schedule.next_due(), schedule.claim(at(10))), (Some(at(10)), Some(id(5))));
+    }
+
+    #[test]
+    fn one_thread_is_enough_for_renames_and_not_for_other_hosts() {
+        let mut schedule = Schedule::default();
+        (1..=4).for_each(|number| schedule.announce(id(number)));
+        (1..=2).for_each(|number| schedule.begin(id(number), at(10), at(20)));
+        assert_eq!((schedule.claim(at(20)), schedule.wants_another(id(1), at(20))), (Some(id(1)), false));
+        (3..=4).for_each(|number| schedule.begin(id(number), at(0), at(20)));
+        assert_eq!((schedule.claim(at(20)), schedule.wants_another(id(2), at(20))), (Some(id(2)), true));
+        assert_eq!((schedule.claim(at(20)), schedule.wants_another(id(3), at(20))), (Some(id(3)), true));
+        assert_eq!((schedule.claim(at(20)), schedule.wants_another(id(4), at(20))), (Some(id(4)), false));
     }
 
     #[test]

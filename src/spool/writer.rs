@@ -12,8 +12,9 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Receiver;
 
+use super::answer::{Answer, answer};
 use super::claim::read_state;
 use super::{Draft, Spool, eml, state_file};
 use crate::io::clock::Now;
@@ -27,7 +28,9 @@ use crate::maillog::{self, Origin};
 pub(super) struct Commit {
     pub draft: Draft,
     pub origin: Origin,
-    pub answer: Sender<io::Result<QueueId>>,
+    /// Whether it may be delivered at once, and then before those that came up to so much earlier.
+    pub ahead: Option<Duration>,
+    pub answer: Answer<io::Result<QueueId>>,
 }
 
 /// A state that was written as a draft and takes the place of another, and who waits for it.
@@ -36,7 +39,7 @@ pub(super) struct Update {
     pub draft: PathBuf,
     pub file: File,
     pub to: PathBuf,
-    pub answer: Sender<io::Result<()>>,
+    pub answer: Answer<io::Result<()>>,
 }
 
 /// What the writer is told.
@@ -92,10 +95,11 @@ impl Writer {
 
     fn write(&mut self, spool: &Spool, batch: Batch) {
         let mut renamed = Vec::with_capacity(batch.commits.len());
+        announce(spool, &batch.commits);
         for mut commit in batch.commits {
             match rename(spool, &mut commit.draft) {
                 Ok(()) => renamed.push(commit),
-                Err(error) => answer(&commit, Err(error)),
+                Err(error) => commit.answer.send(Err(error)),
             }
         }
         let updates = batch.updates;
@@ -107,16 +111,16 @@ impl Writer {
         match self.flusher.flush(files.into_iter()) {
             Ok(()) => {
                 // From here on the mail is safe.
-                accept(renamed);
+                accept(spool, renamed);
                 self.replace(updates);
             }
             Err(error) => {
                 maillog::spool_error(None, &error);
                 for commit in renamed {
                     take_back(spool, &commit.draft);
-                    answer(&commit, Err(same(&error)));
+                    commit.answer.send(Err(same(&error)));
                 }
-                updates.iter().for_each(|update| update.give_up(&error));
+                updates.into_iter().for_each(|update| update.give_up(&error));
             }
         }
     }
@@ -127,7 +131,10 @@ impl Writer {
         for update in updates {
             match fs::rename(&update.draft, &update.to) {
                 Ok(()) => replaced.push(update),
-                Err(error) => update.give_up(&durable::located("replace", &update.to, error)),
+                Err(error) => {
+                    let error = durable::located("replace", &update.to, error);
+                    update.give_up(&error);
+                }
             }
         }
         if replaced.is_empty() {
@@ -135,8 +142,7 @@ impl Writer {
         }
         let flushed = self.flusher.flush_names();
         for update in replaced {
-            // Whoever asked may be gone.
-            let _ = update.answer.send(flushed.as_ref().copied().map_err(same));
+            update.answer.send(flushed.as_ref().copied().map_err(same));
         }
     }
 }
@@ -158,10 +164,10 @@ impl Batch {
 }
 
 impl Update {
-    fn give_up(&self, error: &io::Error) {
+    fn give_up(self, error: &io::Error) {
         // What is left here is removed at the next start.
         let _ = durable::remove(&self.draft);
-        let _ = self.answer.send(Err(same(error)));
+        self.answer.send(Err(same(error)));
     }
 }
 
@@ -170,20 +176,29 @@ fn same(error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), error.to_string())
 }
 
-fn accept(commits: Vec<Commit>) {
+/// Lets the mail of a batch be delivered and tells who waits for it. The log comes first: what it says of a message begins
+/// with this.
+fn accept(spool: &Spool, commits: Vec<Commit>) {
     if commits.is_empty() {
         return;
     }
     commits.iter().for_each(log_accepted);
     maillog::flush();
+    spool.schedule_all(commits.iter().filter_map(|commit| Some((commit.draft.id, commit.ahead?))));
     for commit in commits {
-        answer(&commit, Ok(commit.draft.id));
+        // Whoever asked may be gone; the message is in the queue all the same.
+        commit.answer.send(Ok(commit.draft.id));
     }
+}
+
+/// Nobody is to take the names that come now for a change by hand.
+fn announce(spool: &Spool, commits: &[Commit]) {
+    let mut schedule = spool.schedule();
+    commits.iter().for_each(|commit| schedule.announce(commit.draft.id));
 }
 
 fn rename(spool: &Spool, draft: &mut Draft) -> io::Result<()> {
     let to = spool.folders.queue.join(eml(draft.id));
-    spool.schedule().announce(draft.id);
     // The id is later than every other in the spool, so nothing can have this name.
     let renamed = fs::rename(&draft.path, &to).map_err(|error| durable::located("move here", &to, error));
     match renamed {
@@ -199,11 +214,6 @@ fn take_back(spool: &Spool, draft: &Draft) {
         maillog::spool_error(Some(draft.id), error);
     }
     spool.schedule().forget(draft.id);
-}
-
-fn answer(commit: &Commit, result: io::Result<QueueId>) {
-    // Whoever asked may be gone; the message is in the queue, or is not, all the same.
-    let _ = commit.answer.send(result);
 }
 
 fn log_accepted(commit: &Commit) {
@@ -238,10 +248,10 @@ impl Spool {
             durable::remove(&draft)?;
             return Err(durable::located("write", &draft, error));
         }
-        let (answer, answered) = crossbeam_channel::bounded(1);
+        let (answer, answered) = answer();
         let update = Update { draft, file, to, answer };
         self.work.send(Work::Update(Box::new(update))).map_err(|_| io::Error::other("the writer has ended"))?;
-        answered.recv().map_err(|_| io::Error::other("the writer has ended"))?
+        answered.wait().unwrap_or_else(|| Err(io::Error::other("the writer has ended")))
     }
 
     /// Whether the state file of an entry is as the server wrote it last.
@@ -253,17 +263,14 @@ impl Spool {
 
     /// Lets a committed message be delivered.
     pub fn schedule_new(&self, id: QueueId) {
-        self.schedule_within(id, Duration::ZERO);
+        self.schedule_all([(id, Duration::ZERO)].into_iter());
     }
 
-    /// As [`Spool::schedule_new`], before those that came up to `ahead` earlier.
-    pub(super) fn schedule_within(&self, id: QueueId, ahead: Duration) {
+    /// Lets messages be delivered, each before those that came up to so much earlier.
+    fn schedule_all(&self, messages: impl Iterator<Item = (QueueId, Duration)>) {
         let now = Now::read().boot;
         let mut schedule = self.schedule();
-        // A person may have removed or moved it already.
-        if schedule.knows(id) {
-            schedule.wait(id, now.saturating_sub(ahead), Duration::ZERO, now);
-            self.changed.notify_one();
-        }
+        messages.for_each(|(id, ahead)| schedule.begin(id, ahead, now));
+        self.rouse(&schedule);
     }
 }
