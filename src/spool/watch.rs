@@ -11,6 +11,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::PoisonError;
+use std::thread;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -30,6 +31,9 @@ use crate::maillog;
 pub struct Watch {
     events: Events,
 }
+
+/// How often events are read in a row, some tens each time: as many as the kernel holds, and then the clock has its turn.
+const READS: usize = 256;
 
 /// Events of one folder, waited for with a bound.
 #[derive(Debug)]
@@ -91,9 +95,19 @@ impl Watch {
         // What came between the sweep and the first event, or before a panic that this thread was begun again after.
         foreign.notice(spool, Change::Lost);
         while !spool.is_stopping() {
-            for change in self.events.next(limits::WATCH) {
-                foreign.notice(spool, change);
+            let mut changes = self.events.next(limits::WATCH);
+            if !changes.is_empty() {
+                // Mail that comes and goes makes events too: they are read together and not one by one.
+                thread::sleep(limits::WATCH_TOGETHER);
             }
+            for _ in 0..READS {
+                if changes.is_empty() {
+                    break;
+                }
+                changes.into_iter().for_each(|change| foreign.notice(spool, change));
+                changes = self.events.next(Duration::ZERO);
+            }
+            changes.into_iter().for_each(|change| foreign.notice(spool, change));
             let now = Now::read().boot;
             if now.saturating_sub(ticked) >= limits::WATCH {
                 ticked = now;
