@@ -173,6 +173,10 @@ pub const REVERSE_NAME_QUEUE: usize = 64;
 /// Octets of stack of a connection's thread: four times the deepest that was measured.
 pub const CONNECTION_STACK: usize = 256 * 1024;
 
+/// How long the thread of a connection that has ended waits for another: clients that send a message a connection come
+/// again sooner, and what it holds for that long is little.
+pub const IDLE_THREAD: Duration = Duration::from_secs(1);
+
 /// Octets a connection is assumed to need when the cap is derived from the memory.
 pub const CONNECTION_MEMORY: u64 = 128 * 1024;
 

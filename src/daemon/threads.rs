@@ -3,12 +3,14 @@
 //! What must go on (accept loops, delivery, the watch) is begun again after a panic. The writer can't be: half a batch may be
 //! committed, so the process ends and the next start clears up. The number of panics is in the log and must be 0.
 
+use std::cell::Cell;
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{self, AssertUnwindSafe};
 use std::process;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, Builder, JoinHandle};
 use std::time::Duration;
 
@@ -33,7 +35,9 @@ pub fn log_panics() {
     panic::set_hook(Box::new(|what| {
         let total = PANICS.fetch_add(1, Ordering::Relaxed) + 1;
         let thread = thread::current();
-        maillog::panicked(thread.name().unwrap_or("unnamed"), &what.to_string(), total);
+        let name = PEER.get().map(|peer| peer.to_string());
+        let name = name.as_deref().or(thread.name()).unwrap_or("unnamed");
+        maillog::panicked(name, &what.to_string(), total);
     }));
 }
 
@@ -62,7 +66,25 @@ pub fn writer(spool: Arc<Spool>, writer: Writer) -> Result<JoinHandle<()>, Start
     })
 }
 
-/// A thread for one connection, named after its peer. Where none can be had, the place is given back.
+/// What a connection's thread does.
+type Job = Box<dyn FnOnce() + Send>;
+
+/// Connections for threads whose own has ended, and how many such threads wait for one. A new thread costs as much as a
+/// small message: a stack, and its removal.
+struct Next {
+    jobs: VecDeque<Job>,
+    idle: usize,
+}
+
+static NEXT: Mutex<Next> = Mutex::new(Next { jobs: VecDeque::new(), idle: 0 });
+static CAME: Condvar = Condvar::new();
+
+thread_local! {
+    /// Whom the thread serves, which a panic names.
+    static PEER: Cell<Option<SocketAddr>> = const { Cell::new(None) };
+}
+
+/// A thread for one connection: one whose own has just ended, or a new one. Where none can be had, the place is given back.
 pub fn connection(
     peer: SocketAddr,
     place: Place,
@@ -71,15 +93,45 @@ pub fn connection(
     let slot = Arc::new(Mutex::new(Some(place)));
     let for_thread = slot.clone();
     let take = |slot: &Mutex<Option<Place>>| slot.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let spawned = Builder::new().name(peer.to_string()).stack_size(limits::CONNECTION_STACK).spawn(move || {
+    let job: Job = Box::new(move || {
+        PEER.set(Some(peer));
         if let Some(place) = take(&for_thread) {
             serve(place);
         }
     });
-    match spawned {
+    let Some(job) = hand_on(job) else { return Ok(()) };
+    match Builder::new().name("connection".to_owned()).stack_size(limits::CONNECTION_STACK).spawn(|| serve_all(job)) {
         Ok(_) => Ok(()),
         // A thread that was not made has taken nothing.
         Err(error) => take(&slot).map_or(Ok(()), |place| Err((error, place))),
+    }
+}
+
+/// Gives the job to a thread that waits for one; back, if there is none.
+fn hand_on(job: Job) -> Option<Job> {
+    let mut next = NEXT.lock().unwrap_or_else(PoisonError::into_inner);
+    if next.idle <= next.jobs.len() {
+        return Some(job);
+    }
+    next.jobs.push_back(job);
+    CAME.notify_one();
+    None
+}
+
+/// The body of a connection's thread: that connection, and those that come soon after.
+fn serve_all(first: Job) {
+    let mut job = first;
+    loop {
+        job();
+        let mut next = NEXT.lock().unwrap_or_else(PoisonError::into_inner);
+        next.idle += 1;
+        let waited = CAME.wait_timeout_while(next, limits::IDLE_THREAD, |next| next.jobs.is_empty());
+        let mut next = waited.unwrap_or_else(PoisonError::into_inner).0;
+        next.idle -= 1;
+        match next.jobs.pop_front() {
+            Some(another) => job = another,
+            None => return,
+        }
     }
 }
 
