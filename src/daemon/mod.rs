@@ -3,7 +3,7 @@
 //! | thread | how many | ends |
 //! | --- | --- | --- |
 //! | `smtp ADDRESS`, `pop3s ADDRESS` and so on | one a listening socket | first: no new connections |
-//! | `connection` | one a connection; it serves another that comes soon after | idle ones at once with 421, others within the drain time |
+//! | the peer's address | one a connection; it serves another that comes soon after | idle ones at once with 421, others within the drain time |
 //! | `delivery N` | `delivery.threads` | after the attempt under way |
 //! | `writer` | one | after the last connection |
 //! | `watch`, `pickup` | one each | with the process |

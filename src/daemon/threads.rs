@@ -5,6 +5,7 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
+use std::ffi::CString;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{self, AssertUnwindSafe};
@@ -13,6 +14,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, Builder, JoinHandle};
 use std::time::Duration;
+
+use nix::sys::prctl::set_name;
 
 use super::{StartError, unavailable};
 use crate::io::stream::Place;
@@ -95,6 +98,8 @@ pub fn connection(
     let take = |slot: &Mutex<Option<Place>>| slot.lock().unwrap_or_else(PoisonError::into_inner).take();
     let job: Job = Box::new(move || {
         PEER.set(Some(peer));
+        // For who looks which connection is busy; nothing depends on it.
+        let _ = CString::new(peer.to_string()).map(|name| set_name(&name));
         if let Some(place) = take(&for_thread) {
             serve(place);
         }
