@@ -7,6 +7,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::MutexGuard;
 use std::time::Duration;
 
 use super::entry::{Entry, Unfit};
@@ -63,10 +64,10 @@ impl Spool {
             }
             let now = Now::read().boot;
             if let Some(id) = schedule.claim(now) {
-                if schedule.wants_another(id, now) {
-                    self.rouse(&schedule);
+                match schedule.wants_another(id, now) {
+                    true => self.rouse(schedule),
+                    false => drop(schedule),
                 }
-                drop(schedule);
                 if let Some(claim) = self.open_claim(id) {
                     return Some(claim);
                 }
@@ -84,8 +85,11 @@ impl Spool {
     }
 
     /// Lets one of the threads that wait look again; each that finds more than it takes wakes the next.
-    pub(super) fn rouse(&self, schedule: &Schedule) {
-        if schedule.idle > 0 {
+    /// It finds the lock free.
+    pub(super) fn rouse(&self, schedule: MutexGuard<'_, Schedule>) {
+        let is_any_idle = schedule.idle > 0;
+        drop(schedule);
+        if is_any_idle {
             self.changed.notify_one();
         }
     }

@@ -176,19 +176,20 @@ fn same(error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), error.to_string())
 }
 
-/// Lets the mail of a batch be delivered and tells who waits for it. The log comes first: what it says of a message begins
-/// with this.
+/// Tells who waits for it that the mail of a batch is ours, and lets it be delivered. The log comes first: what it says of a
+/// message begins with this; and clients before delivery, which nobody waits for.
 fn accept(spool: &Spool, commits: Vec<Commit>) {
     if commits.is_empty() {
         return;
     }
     commits.iter().for_each(log_accepted);
     maillog::flush();
-    spool.schedule_all(commits.iter().filter_map(|commit| Some((commit.draft.id, commit.ahead?))));
+    let due: Vec<_> = commits.iter().filter_map(|commit| Some((commit.draft.id, commit.ahead?))).collect();
     for commit in commits {
         // Whoever asked may be gone; the message is in the queue all the same.
         commit.answer.send(Ok(commit.draft.id));
     }
+    spool.schedule_all(due);
 }
 
 /// Nobody is to take the names that come now for a change by hand.
@@ -263,14 +264,14 @@ impl Spool {
 
     /// Lets a committed message be delivered.
     pub fn schedule_new(&self, id: QueueId) {
-        self.schedule_all([(id, Duration::ZERO)].into_iter());
+        self.schedule_all([(id, Duration::ZERO)]);
     }
 
     /// Lets messages be delivered, each before those that came up to so much earlier.
-    fn schedule_all(&self, messages: impl Iterator<Item = (QueueId, Duration)>) {
+    fn schedule_all(&self, messages: impl IntoIterator<Item = (QueueId, Duration)>) {
         let now = Now::read().boot;
         let mut schedule = self.schedule();
-        messages.for_each(|(id, ahead)| schedule.begin(id, ahead, now));
-        self.rouse(&schedule);
+        messages.into_iter().for_each(|(id, ahead)| schedule.begin(id, ahead, now));
+        self.rouse(schedule);
     }
 }
