@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use crate::io::sandbox;
 use crate::limits;
 use crate::mail::address::{Address, Domain};
 pub use tables::{
@@ -132,6 +133,9 @@ pub enum ConfigError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            ConfigError::Unreadable(path, error) if !sandbox::mend(path, error).is_empty() => {
+                write!(out, "{}: {error}{}", path.display(), sandbox::mend(path, error))
+            }
             ConfigError::Unreadable(path, error) => write!(
                 out,
                 "{}: {error}; name the configuration with --config, or make an empty file there: it is a safe one",

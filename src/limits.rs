@@ -374,7 +374,7 @@ pub const DNS_NEGATIVE_TTL: Duration = Duration::from_secs(900);
 pub const DNS_SETTINGS_LOOK: Duration = Duration::from_secs(5);
 
 /// Octets of /etc/resolv.conf that are read.
-pub const DNS_SETTINGS_FILE: u64 = 64 * 1024;
+pub const DNS_SETTINGS_FILE: usize = 64 * 1024;
 
 /// How long a next hop's greeting and its replies to EHLO, MAIL and RCPT are waited for (RFC 5321 §4.5.3.2.1 to .3).
 pub const RELAY_REPLY: Duration = Duration::from_secs(300);
@@ -491,6 +491,3 @@ pub const KEEPER_COMMANDS: usize = 4;
 
 /// How long the second process may take for what is no command: a disk that sleeps needs ten seconds.
 pub const KEEPER_WAIT: Duration = Duration::from_secs(15);
-
-/// How long after its end the second process is started again: one that ends at once must not keep a processor busy.
-pub const KEEPER_PAUSE: Duration = Duration::from_secs(2);

@@ -23,6 +23,7 @@ use log::Level;
 use self::file::LogFile;
 use crate::config::LogTarget;
 use crate::io::clock::{self, Now};
+use crate::io::sandbox::Enforced;
 use crate::io::table::LocatedError;
 use crate::limits;
 use crate::mail::address::{Address, ReversePath};
@@ -184,8 +185,20 @@ pub fn keeper_started(pid: u32, account: &str) {
 }
 
 /// The second process ended before the server did.
-pub fn keeper_ended(status: &str, mend: &str) {
+pub fn keeper_ended(status: &str) {
+    let mend = "restart the server; until then no renewed key is read and no command run";
     event(Level::Error, None, "keeper-ended").pair("status", status).pair("do", mend).write();
+}
+
+/// What the kernel keeps this process from.
+pub fn sandboxed(enforced: Enforced) {
+    event(Level::Info, None, "sandbox").pair("limits", enforced).write();
+}
+
+/// What the kernel can't keep this process from.
+pub fn sandbox_lacks(missing: Enforced) {
+    let mend = "nothing, mail goes on; a kernel with Landlock (files: Linux 5.19, ports: 6.7) limits more";
+    event(Level::Warn, None, "sandbox-lacks").pair("missing", missing).pair("do", mend).write();
 }
 
 /// SIGTERM came.

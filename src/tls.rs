@@ -25,7 +25,7 @@ use std::sync::{Arc, OnceLock};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
 pub use certificates::Certificates;
-pub use client::{Level, Roots, client_config, read_roots, roots, system_roots};
+pub use client::{Level, Roots, SYSTEM_ROOTS, client_config, read_roots, roots, system_roots};
 pub use files::{DirectFiles, Files, Stamp};
 pub use words::{handshake_words, is_lasting, of_tls, words};
 

@@ -75,6 +75,7 @@ fn look(config_path: &Path, config: &Config, offline: bool) -> Vec<Finding> {
         findings.extend(onward::found(config));
         findings.extend(host::folders(config));
         findings.extend(host::disk(config));
+        findings.push(host::sandbox());
         findings.extend(secrets::files(&seen));
         findings.extend(secrets::commands(config));
         findings.extend(secrets::configuration(config_path, &seen));

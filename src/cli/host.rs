@@ -9,7 +9,7 @@ use nix::unistd::{AccessFlags, access};
 
 use super::finding::Finding;
 use crate::config::{Config, LogTarget};
-use crate::io::{account, durable, listener};
+use crate::io::{account, durable, listener, sandbox};
 use crate::limits;
 use crate::spool::by_hand;
 
@@ -92,6 +92,16 @@ pub fn accounts(config: &Config) -> Vec<Finding> {
         findings.push(Finding::warning(text));
     }
     findings
+}
+
+/// What this kernel will keep the server from, once it has started.
+pub fn sandbox() -> Finding {
+    let offered = sandbox::offered();
+    let text = format!("sandbox: this kernel limits a server that has started: {offered}");
+    if offered.files && offered.calls {
+        return Finding::ok(text);
+    }
+    Finding::warning(format!("{text}; files need Landlock (Linux 5.19), calls seccomp on x86_64, aarch64 or riscv64"))
 }
 
 /// Whether the server can write where it has to.

@@ -6,15 +6,18 @@ use std::thread::Builder;
 
 use super::{StartError, unavailable};
 use crate::config::Config;
+use crate::dns::RESOLV_CONF;
 use crate::io::account;
-use crate::io::keeper::{Allowed, Answers, Keeper, News};
+use crate::io::keeper::{Allowed, Answers, Keeper};
 use crate::maillog;
 
-/// The files and commands that the configuration names: all that the second process reads or runs, ever.
+/// The files and commands that the configuration names, and the list of DNS servers: all that the second process reads
+/// or runs, ever.
 pub fn allowed(config: &Config) -> Allowed {
     let (tls, hops) = (&config.tls, &config.relay.hops);
     let of_hops = hops.values().flat_map(|hop| [&hop.password_file, &hop.ca]);
-    let files = [&tls.certificate, &tls.key].into_iter().chain(of_hops).flatten().cloned().collect();
+    let named = [&tls.certificate, &tls.key].into_iter().chain(of_hops).flatten().cloned();
+    let files = named.chain([RESOLV_CONF.into()]).collect();
     let commands = hops.values().flat_map(|hop| [&hop.password_command, &hop.token_command]);
     Allowed {
         run_as: config.run_as.clone(),
@@ -26,15 +29,16 @@ pub fn allowed(config: &Config) -> Allowed {
 
 /// The second process, not heard yet.
 pub struct Started {
+    keeper: Arc<Keeper>,
     answers: Answers,
     with_root: bool,
 }
 
 /// Starts it, with the rights that this process has now.
-pub fn start(config: &Config) -> Result<(Arc<Keeper>, Started), StartError> {
+pub fn start(config: &Config) -> Result<Started, StartError> {
     let with_root = account::is_root();
     let (keeper, answers) = Keeper::start(allowed(config)).map_err(not_started)?;
-    Ok((keeper, Started { answers, with_root }))
+    Ok(Started { keeper, answers, with_root })
 }
 
 fn not_started(error: io::Error) -> StartError {
@@ -44,21 +48,16 @@ fn not_started(error: io::Error) -> StartError {
 }
 
 impl Started {
-    /// Hears it from now on, in a thread of its own. To be called once root is given up and the log is open.
-    pub fn hear(self) -> Result<(), StartError> {
-        let gave_up_root = self.with_root && !account::is_root();
-        let own_name = account::own_name();
-        maillog::keeper_started(self.answers.pid(), if self.with_root { "root" } else { &own_name });
-        let tell = move |news| match news {
-            News::Ended(status) if gave_up_root => {
-                maillog::keeper_ended(&status, "restart the server before a file that only root may read is renewed");
-            }
-            News::Ended(status) => maillog::keeper_ended(&status, "nothing, another is started"),
-            News::Started(pid) => maillog::keeper_started(pid, &own_name),
-            News::NotStarted(error) => maillog::shortage("start the second process", &error),
-        };
-        let spawned = Builder::new().name("keeper".to_owned()).spawn(move || self.answers.run(tell));
-        spawned.map(|_| ()).map_err(|error| unavailable("start a thread", &error, "raise the limit of processes"))
+    /// Hears it from now on, in a thread of its own. To be called once root is given up and the log is open; then it can
+    /// be asked.
+    pub fn hear(self) -> Result<Arc<Keeper>, StartError> {
+        let account = if self.with_root { "root".to_owned() } else { account::own_name() };
+        maillog::keeper_started(self.answers.pid(), &account);
+        let body = move || maillog::keeper_ended(&self.answers.run());
+        let spawned = Builder::new().name("keeper".to_owned()).spawn(body);
+        spawned
+            .map(|_| self.keeper)
+            .map_err(|error| unavailable("start a thread", &error, "raise the limit of processes"))
     }
 }
 
@@ -73,11 +72,11 @@ mod tests {
                     [relay.hops.\"a.example\"]\nca = \"ca\"\npassword_file = \"p\"\n\
                     [relay.hops.\"b.example\"]\npassword_command = [\"pass\", \"x\"]\ntoken_command = [\"token\"]\n";
         let allowed = allowed(&Config::parse(text, Path::new("/etc")).unwrap());
-        assert_eq!(allowed.files, ["/etc/c", "/k", "/etc/p", "/etc/ca"].map(Path::new));
+        assert_eq!(allowed.files, ["/etc/c", "/k", "/etc/p", "/etc/ca", "/etc/resolv.conf"].map(Path::new));
         assert_eq!(allowed.folders, [Path::new("/live")]);
         assert_eq!(allowed.commands, [vec!["pass", "x"], vec!["token"]]);
         assert_eq!(allowed.run_as.as_deref(), Some("mail"));
         let empty = super::allowed(&Config::parse("", Path::new("/etc")).unwrap());
-        assert_eq!(empty, Allowed::default());
+        assert_eq!(empty, Allowed { files: vec![RESOLV_CONF.into()], ..Allowed::default() });
     }
 }

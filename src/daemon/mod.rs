@@ -19,6 +19,7 @@ mod cgroup;
 pub mod keeper;
 mod ports;
 mod reload;
+mod sandbox;
 mod threads;
 
 use std::fmt;
@@ -41,6 +42,7 @@ use crate::dns::{self, Resolver};
 use crate::io::account;
 use crate::io::keeper::Keeper;
 use crate::io::listener::{self, Arrival};
+use crate::io::secrets::Secrets;
 use crate::io::stream::{Connections, Full, Pace, Place};
 use crate::limits;
 use crate::mail::reply::{self, Reply};
@@ -90,7 +92,7 @@ pub fn serve(config_path: &Path) -> Result<(), StartError> {
     let config = loaded.site.config.clone();
     let signals = Signals::new([SIGHUP, SIGTERM, SIGINT]).map_err(|error| unavailable("catch signals", &error, ""))?;
     let ports = Ports::bind(&config)?;
-    let (keeper, second) = keeper::start(&config)?;
+    let second = keeper::start(&config)?;
     if let Some(account) = &config.run_as {
         account::become_account(account).map_err(|error| StartError::Unavailable(error.to_string()))?;
     }
@@ -98,8 +100,7 @@ pub fn serve(config_path: &Path) -> Result<(), StartError> {
         unavailable(format!("open the log {}", config.log), &error, "make its folder, or set log in the configuration")
     })?;
     threads::log_panics();
-    second.hear()?;
-    let server = Server::start(loaded, config_path, ports, keeper)?;
+    let server = Server::start(loaded, config_path, ports, second)?;
     server.run(signals);
     Ok(())
 }
@@ -119,18 +120,28 @@ struct Server {
 }
 
 impl Server {
-    fn start(loaded: Loaded, config_path: &Path, ports: Ports, keeper: Arc<Keeper>) -> Result<Server, StartError> {
+    fn start(loaded: Loaded, config_path: &Path, ports: Ports, second: keeper::Started) -> Result<Server, StartError> {
         let config = loaded.site.config.clone();
         let (spool, writer) = open_spool(&config)?;
+        let (smtp, pop3) = capacity::connections(&config.limits);
+        sandbox::enter(config_path, &loaded.site)?;
+        let keeper = second.hear()?;
         let watch = Watch::new(&spool).map_err(|error| unavailable("watch the spool", &error, ""))?;
-        let pickup = Pickup::new(&spool).map_err(|error| unavailable("watch the drop folder", &error, ""))?;
+        let accounts = Arc::new({
+            let keeper = keeper.clone();
+            move |number| keeper.account(number)
+        });
+        let pickup = Pickup::new(&spool, accounts).map_err(|error| unavailable("watch the drop folder", &error, ""))?;
         let (spool, method) = (Arc::new(spool), writer.method());
-        let resolver = Arc::new(Resolver::new(&config.dns));
+        let read = Arc::new({
+            let keeper = keeper.clone();
+            move |path: &Path| keeper.read(path)
+        });
+        let resolver = Arc::new(Resolver::reading_by(&config.dns, read));
         let certificates = Arc::new(load_certificates(&config, keeper.clone())?);
         let reloader = Arc::new(Reloader::new(config_path, loaded, resolver.clone(), certificates.clone()));
         let site = reloader.site();
         let deliverer = Arc::new(Deliverer::new(&config.delivery, resolver, keeper));
-        let (smtp, pop3) = capacity::connections(&config.limits);
         let (names, name_thread) = dns::reverse_names();
         let gate = Arc::new(Gate::new(site.clone()));
         let smtp_server = Arc::new(smtpd::connection::Server {

@@ -31,4 +31,5 @@ mod upstream;
 pub use found::NoAnswer;
 pub use names::{ReverseNameThread, ReverseNames, reverse_names};
 pub use record::{Mx, Record, Tlsa};
-pub use resolver::Resolver;
+pub use resolver::{RESOLV_CONF, Resolver};
+pub use settings::ReadFile;

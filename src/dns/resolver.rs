@@ -4,8 +4,8 @@
 //! server's failure, aliases that lead in a circle, octets that make no sense. Each question waits
 //! [`limits::DNS_QUESTION`] at most. Any number of threads may ask at once; no lock is held while one waits.
 
+use std::io;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -14,18 +14,20 @@ use domain::base::iana::Rtype;
 use super::answer::Question;
 use super::found::{Known, NoAnswer};
 use super::record::{Mx, Record, Tlsa};
-use super::settings::{self, Settings, Version};
+use super::settings::{self, ReadFile, Settings, SettingsFile, Version};
 use super::upstream::Upstream;
 use crate::config::Dns;
+use crate::io::keeper::file;
 use crate::limits;
 use crate::mail::address::Domain;
 
-const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// Where the system names its servers.
+pub const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// Asks the DNS. One is shared by all threads.
 #[derive(Debug)]
 pub struct Resolver {
-    file: PathBuf,
+    file: SettingsFile,
     source: Mutex<Source>,
 }
 
@@ -41,11 +43,17 @@ struct Source {
 impl Resolver {
     /// Asks the server of the configuration, or else those of /etc/resolv.conf, which is read again when it changed.
     pub fn new(config: &Dns) -> Resolver {
-        Resolver::with_file(config, Path::new(RESOLV_CONF))
+        Resolver::reading_by(config, Arc::new(file::read))
     }
 
-    fn with_file(config: &Dns, file: &Path) -> Resolver {
-        Resolver { file: file.to_owned(), source: Mutex::new(Source::new(*config, file)) }
+    /// As [`Resolver::new`], for a process that may not read the file itself.
+    pub fn reading_by(config: &Dns, read: ReadFile) -> Resolver {
+        Resolver::with_file(config, SettingsFile { path: RESOLV_CONF.into(), read })
+    }
+
+    fn with_file(config: &Dns, file: SettingsFile) -> Resolver {
+        let source = Mutex::new(Source::new(*config, &file));
+        Resolver { file, source }
     }
 
     /// Asks these servers from now on, as [`Resolver::new`] says, and forgets what the ones before said.
@@ -121,8 +129,9 @@ impl Resolver {
             source.looked_at = Instant::now();
             (source.version, source.config)
         };
-        let changed = settings::version(&self.file) != known;
-        let fresh = changed.then(|| Source::new(config, &self.file));
+        let changed = settings::version(&self.file.path) != known;
+        // One that can't be read for now is looked at again, and until then those asked so far are.
+        let fresh = if changed { Source::read(config, &self.file).ok() } else { None };
         let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(fresh) = fresh.filter(|fresh| fresh.config == source.config) {
             *source = fresh;
@@ -132,11 +141,18 @@ impl Resolver {
 }
 
 impl Source {
-    fn new(config: Dns, file: &Path) -> Source {
+    fn new(config: Dns, file: &SettingsFile) -> Source {
+        Source::read(config, file).unwrap_or_else(|_| Source::of(config, None, Settings::without_file(&config)))
+    }
+
+    fn read(config: Dns, file: &SettingsFile) -> io::Result<Source> {
         // Before the file is read: a change in between is seen at the next look.
-        let version = settings::version(file);
-        let upstream = Arc::new(Upstream::new(Settings::of_config(&config, file)));
-        Source { config, version, looked_at: Instant::now(), upstream }
+        let version = settings::version(&file.path);
+        Ok(Source::of(config, version, Settings::of_config(&config, file)?))
+    }
+
+    fn of(config: Dns, version: Version, settings: Settings) -> Source {
+        Source { config, version, looked_at: Instant::now(), upstream: Arc::new(Upstream::new(settings)) }
     }
 }
 
@@ -172,6 +188,8 @@ fn reverse_name(address: IpAddr) -> String {
 mod tests {
     use std::fs;
     use std::net::SocketAddr;
+    use std::path::Path;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
     use crate::dns::fake::{Fake, address, asked, record, refused, reply, wire};
@@ -285,12 +303,36 @@ mod tests {
         assert_eq!(resolver.texts(&domain("a.example")), Ok(vec![b"2".to_vec()]));
     }
 
+    /// As when the second process has ended.
+    #[test]
+    fn a_file_that_can_not_be_read_any_more_leaves_the_servers_as_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("resolv.conf");
+        fs::write(&path, "nameserver 192.0.2.1\n").unwrap();
+        let ended = Arc::new(AtomicBool::new(false));
+        let read = Arc::new({
+            let ended = ended.clone();
+            move |path: &Path| {
+                if ended.load(Ordering::SeqCst) { Err(io::ErrorKind::NotConnected.into()) } else { file::read(path) }
+            }
+        });
+        let resolver = Resolver::with_file(&Dns::default(), SettingsFile { path: path.clone(), read });
+        fs::write(&path, "nameserver 192.0.2.22\n").unwrap();
+        for (is_ended, expected) in [(true, "192.0.2.1"), (false, "192.0.2.22")] {
+            ended.store(is_ended, Ordering::SeqCst);
+            let past = resolver.source.lock().unwrap().looked_at.checked_sub(limits::DNS_SETTINGS_LOOK).unwrap();
+            resolver.source.lock().unwrap().looked_at = past;
+            assert_eq!(resolver.upstream().settings().servers[0].ip().to_string(), expected);
+        }
+    }
+
     #[test]
     fn a_changed_file_is_read_again_but_not_looked_at_all_the_time() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("resolv.conf");
         fs::write(&file, "nameserver 192.0.2.1\n").unwrap();
-        let resolver = Resolver::with_file(&Dns::default(), &file);
+        let settings = SettingsFile { path: file.clone(), read: Arc::new(file::read) };
+        let resolver = Resolver::with_file(&Dns::default(), settings);
         let server = || resolver.upstream().settings().servers[0].ip().to_string();
         assert_eq!(server(), "192.0.2.1");
         let later = |resolver: &Resolver| {

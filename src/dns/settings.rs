@@ -3,11 +3,13 @@
 //! What the file says is taken as far as it can be read, within our own limits. Without a file or a server in it, this
 //! host is asked, as the system's resolver does. Search lists mean nothing: names in mail are absolute.
 
-use std::fs::{self, File};
-use std::io::Read;
+use std::fmt;
+use std::fs;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use resolv_conf::{Config, ScopedIp};
@@ -16,6 +18,21 @@ use crate::config::Dns;
 use crate::limits;
 
 const PORT: u16 = 53;
+
+/// Reads a file that this process may perhaps not read itself.
+pub type ReadFile = Arc<dyn Fn(&Path) -> io::Result<Vec<u8>> + Send + Sync>;
+
+/// The file that names servers.
+pub(super) struct SettingsFile {
+    pub path: PathBuf,
+    pub read: ReadFile,
+}
+
+impl fmt::Debug for SettingsFile {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.path.fmt(out)
+    }
+}
 
 /// Whom to ask, and how patiently.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,9 +52,14 @@ pub(super) type Version = Option<(SystemTime, u64, u64)>;
 
 impl Settings {
     /// What the configuration says, and where it names no server what the file says now.
-    pub fn of_config(config: &Dns, path: &Path) -> Settings {
-        let settings = config.resolver.map_or_else(|| Settings::read(path), Settings::fixed);
-        Settings { trust_ad: settings.trust_ad || config.trust_ad, ..settings }
+    pub fn of_config(config: &Dns, file: &SettingsFile) -> io::Result<Settings> {
+        let settings = config.resolver.map_or_else(|| Settings::read(file), |server| Ok(Settings::fixed(server)))?;
+        Ok(Settings { trust_ad: settings.trust_ad || config.trust_ad, ..settings })
+    }
+
+    /// What holds where the file can't be read.
+    pub fn without_file(config: &Dns) -> Settings {
+        Settings { trust_ad: config.trust_ad, ..Settings::of(b"") }
     }
 
     /// One server.
@@ -45,12 +67,13 @@ impl Settings {
         Settings { servers: vec![server], ..Settings::of(b"") }
     }
 
-    /// What the file says now.
-    pub fn read(path: &Path) -> Settings {
-        let mut octets = Vec::new();
-        // As good as absent where it can't be read.
-        let _ = File::open(path).and_then(|file| file.take(limits::DNS_SETTINGS_FILE).read_to_end(&mut octets));
-        Settings::of(&octets)
+    /// What the file says now; one that is not there says nothing.
+    fn read(file: &SettingsFile) -> io::Result<Settings> {
+        let octets = match (file.read)(&file.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            other => other?,
+        };
+        Ok(Settings::of(&octets[..octets.len().min(limits::DNS_SETTINGS_FILE)]))
     }
 
     /// The settings in the text of a resolv.conf.
@@ -92,6 +115,10 @@ fn server(address: &ScopedIp) -> Option<SocketAddr> {
 mod tests {
     use super::*;
 
+    fn at(path: &Path) -> SettingsFile {
+        SettingsFile { path: path.to_owned(), read: Arc::new(|path| fs::read(path)) }
+    }
+
     fn servers(text: &str) -> Vec<String> {
         Settings::of(text.as_bytes()).servers.iter().map(SocketAddr::to_string).collect()
     }
@@ -110,7 +137,7 @@ mod tests {
         {
             assert_eq!(servers(text), ["127.0.0.1:53"], "{text:?}");
         }
-        assert_eq!(Settings::read(Path::new("/nowhere/resolv.conf")), Settings::of(b""));
+        assert_eq!(Settings::read(&at(Path::new("/nowhere/resolv.conf"))).unwrap(), Settings::of(b""));
     }
 
     #[test]
@@ -147,11 +174,13 @@ mod tests {
         for (resolver, trust_ad, expected) in
             [(Some(far), false, false), (Some(far), true, true), (None, false, true), (Some(here), false, true)]
         {
-            let settings = Settings::of_config(&Dns { resolver, trust_ad }, file.path());
+            let settings = Settings::of_config(&Dns { resolver, trust_ad }, &at(file.path())).unwrap();
             assert_eq!(settings.trusts(resolver.unwrap_or(far)), expected, "{resolver:?} {trust_ad}");
         }
         fs::write(file.path(), "nameserver 192.0.2.1\n").unwrap();
-        assert!(Settings::of_config(&Dns { resolver: None, trust_ad: true }, file.path()).trusts(far));
+        let believing = Dns { resolver: None, trust_ad: true };
+        assert!(Settings::of_config(&believing, &at(file.path())).unwrap().trusts(far));
+        assert!(Settings::without_file(&believing).trusts(far));
     }
 
     #[test]

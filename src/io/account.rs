@@ -4,10 +4,14 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
+use std::sync::Arc;
 
 use nix::unistd::{
     Gid, ROOT, Uid, User, geteuid, getgrouplist, getgroups, getuid, initgroups, seteuid, setgid, setuid,
 };
+
+/// Finds the name of the account of a number, if this system has one.
+pub type Accounts = Arc<dyn Fn(u32) -> io::Result<Option<String>> + Send + Sync>;
 
 /// The account of this name.
 pub fn find(name: &str) -> io::Result<User> {
@@ -61,6 +65,11 @@ fn no_way_back(account: &User, name: &CStr) -> io::Result<()> {
 
 fn is(account: Uid) -> bool {
     geteuid() == account && getuid() == account
+}
+
+/// The name of the account of this number, if this system has one.
+pub fn name_of(number: u32) -> io::Result<Option<String>> {
+    Ok(User::from_uid(Uid::from_raw(number))?.map(|user| user.name))
 }
 
 /// The name of the account that runs this process, or its number.

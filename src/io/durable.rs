@@ -16,6 +16,8 @@ use nix::libc;
 use nix::sys::statfs::{EXT4_SUPER_MAGIC, FsType, fstatfs};
 use nix::sys::statvfs::statvfs;
 
+use super::sandbox;
+
 /// XFS_SUPER_MAGIC of linux/magic.h, which nix does not name on every target.
 const XFS_SUPER_MAGIC: FsType = FsType(0x5846_5342);
 
@@ -33,7 +35,8 @@ struct Located {
 
 impl std::fmt::Display for Located {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(out, "cannot {} {}: {}", self.doing, self.path.display(), self.error)
+        let mend = sandbox::mend(&self.path, &self.error);
+        write!(out, "cannot {} {}: {}{mend}", self.doing, self.path.display(), self.error)
     }
 }
 

@@ -8,6 +8,7 @@ pub mod durable;
 pub mod keeper;
 pub mod line;
 pub mod listener;
+pub mod sandbox;
 pub mod secrets;
 pub mod stream;
 pub mod table;

@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use super::sandbox;
+
 /// What is wrong in a file, where, and what would be right.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocatedError {
@@ -47,7 +49,7 @@ const FIRST_READ: usize = 4096;
 pub fn read(path: &Path, most: u64) -> Result<Option<String>, LocatedError> {
     let file = match File::open(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        other => other.map_err(|error| LocatedError::of(path, error.to_string()))?,
+        other => other.map_err(|error| LocatedError::of(path, format!("{error}{}", sandbox::mend(path, &error))))?,
     };
     // With room from the beginning most are read with one call; a vector that grows asks for a little more each time.
     let mut octets = Vec::with_capacity(FIRST_READ);

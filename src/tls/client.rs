@@ -106,6 +106,19 @@ pub fn roots(ca: Option<&Path>, files: &dyn Files) -> Result<Roots, String> {
     }
 }
 
+/// Where systems keep the authorities that they trust.
+pub const SYSTEM_ROOTS: &[&str] = &[
+    "/etc/ca-certificates",
+    "/etc/pki/ca-trust",
+    "/etc/pki/tls/cacert.pem",
+    "/etc/pki/tls/certs",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+    "/etc/ssl/certs",
+    "/usr/local/share/ca-certificates",
+    "/usr/share/ca-certificates",
+];
+
 /// Those that this system trusts. Reads some hundred certificates: to be kept.
 pub fn system_roots() -> Result<Roots, String> {
     let found = rustls_native_certs::load_native_certs();

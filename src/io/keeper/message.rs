@@ -142,6 +142,8 @@ pub enum Wish {
     Below(usize, Pem, Name),
     /// What a command prints.
     Run(usize),
+    /// The name of an account, or nothing where there is none of this number.
+    Account(u32),
 }
 
 /// A wish with the number that its answer bears.
@@ -161,6 +163,7 @@ impl fmt::Display for Request {
             Wish::List(at) => write!(out, "{id} list {at}"),
             Wish::Below(at, pem, name) => write!(out, "{id} below {at} {} {}", pem.file_name(), name.as_str()),
             Wish::Run(at) => write!(out, "{id} run {at}"),
+            Wish::Account(number) => write!(out, "{id} account {number}"),
         }
     }
 }
@@ -172,6 +175,10 @@ impl Request {
         let (id, rest) = text.split_once(' ')?;
         let (verb, rest) = rest.split_once(' ')?;
         let (at, inner) = rest.split_once(' ').map_or((rest, None), |(at, inner)| (at, Some(inner)));
+        let id = id.parse().ok()?;
+        if verb == "account" {
+            return Some(Request { id, wish: Wish::Account(rest.parse().ok()?) });
+        }
         let at = at.parse().ok()?;
         let wish = match (verb, inner) {
             ("read", None) => Wish::Read(at),
@@ -183,7 +190,7 @@ impl Request {
             }
             _ => return None,
         };
-        Some(Request { id: id.parse().ok()?, wish })
+        Some(Request { id, wish })
     }
 }
 
@@ -278,7 +285,9 @@ mod tests {
             assert_eq!(Allowed::parse(&allowed.print().unwrap()).unwrap(), allowed);
         }
         let name = Name::parse("mail.example.org-0001").unwrap();
-        for wish in [Wish::Read(0), Wish::List(2), Wish::Below(1, Pem::Key, name), Wish::Run(usize::MAX)] {
+        for wish in
+            [Wish::Read(0), Wish::List(2), Wish::Below(1, Pem::Key, name), Wish::Run(usize::MAX), Wish::Account(7)]
+        {
             let request = Request { id: 7, wish };
             assert_eq!(Request::parse(request.to_string().as_bytes()), Some(request));
         }
@@ -312,6 +321,9 @@ mod tests {
             "1 below 0 privkey.pem a\0",
             "1 read 0\n",
             "1 exec 0",
+            "1 account ann",
+            "1 account 0 0",
+            "1 account -1",
             "1 read 99999999999999999999999",
         ] {
             assert_eq!(Request::parse(text.as_bytes()), None, "{text:?}");

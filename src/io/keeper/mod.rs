@@ -6,12 +6,12 @@
 //!
 //! It is this program again, at the other end of a socket. It is started before root is given up, and in every case: where
 //! there is no root, it runs as the same account, and there is still one way. It ends with the server. Where it ends
-//! before, that is told, and another is started with the rights that the server has by then: commands still run, and what
-//! only root may read can't be read until the server is restarted.
+//! before, that is told, and there is no other until the server is restarted, which by then may start no program
+//! ([`crate::io::sandbox`]): what was read stays in use, and what needs a command waits.
 //!
 //! | who | thread | does |
 //! | --- | --- | --- |
-//! | server | any | [`Secrets::read`], [`Keeper::list`], [`Secrets::run`]: asks, and waits for the answer, within a bound |
+//! | server | any | [`Secrets::read`], [`Keeper::list`], [`Keeper::account`], [`Secrets::run`]: waits, within a bound |
 //! | server | one | [`Answers::run`]: hands answers out, and notices the end |
 //! | second process | main | takes requests, reads files |
 //! | second process | one a command | waits for it |
@@ -27,14 +27,14 @@ use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use crate::io::sandbox;
 use crate::io::secrets::Secrets;
 use crate::limits;
 pub use command::{PATH, turn_into};
@@ -51,7 +51,6 @@ pub const VERB: &str = "keeper";
 /// The server's side, for any number of threads.
 #[derive(Debug)]
 pub struct Keeper {
-    program: PathBuf,
     allowed: Allowed,
     line: Mutex<Line>,
     /// Holds a token for each command that may run at once.
@@ -60,7 +59,7 @@ pub struct Keeper {
 
 #[derive(Debug, Default)]
 struct Line {
-    /// `None` while there is no second process.
+    /// `None` once the second process has ended.
     to: Option<UnixStream>,
     last: u64,
     waiting: BTreeMap<u64, Sender<io::Result<Vec<u8>>>>,
@@ -78,7 +77,7 @@ impl Keeper {
         let line = Line { to: Some(from.try_clone()?), ..Line::default() };
         let places = bounded(limits::KEEPER_COMMANDS);
         (0..limits::KEEPER_COMMANDS).for_each(|_| _ = places.0.send(()));
-        let keeper = Arc::new(Keeper { program: program.to_owned(), allowed, line: Mutex::new(line), places });
+        let keeper = Arc::new(Keeper { allowed, line: Mutex::new(line), places });
         Ok((keeper.clone(), Answers { keeper, from, child }))
     }
 
@@ -89,9 +88,16 @@ impl Keeper {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => error,
             other => return other.map(|names| names.iter().map(text).collect()),
         };
-        let at = self.allowed.folders.iter().position(|allowed| allowed == folder).ok_or(denied)?;
+        let at = self.allowed.folders.iter().position(|allowed| allowed == folder);
+        let at = at.ok_or_else(|| explained(folder, denied))?;
         let names = self.ask(Wish::List(at), limits::KEEPER_WAIT)?;
         Ok(String::from_utf8_lossy(&names).lines().filter_map(Name::parse).map(|name| text(&name)).collect())
+    }
+
+    /// The name of the account of this number, if this system has one.
+    pub fn account(&self, number: u32) -> io::Result<Option<String>> {
+        let name = self.ask(Wish::Account(number), limits::KEEPER_WAIT)?;
+        Ok(String::from_utf8(name).ok().filter(|name| !name.is_empty()))
     }
 
     fn ask(&self, wish: Wish, within: Duration) -> io::Result<Vec<u8>> {
@@ -108,7 +114,7 @@ impl Keeper {
         let request = Request { id: line.last, wish };
         let to = line.to.as_ref().ok_or_else(gone)?;
         if let Err(error) = write_frame(to, request.to_string().as_bytes()) {
-            // Half a request can't be mended: with the line closed, another process is started.
+            // Half a request can't be mended.
             let _ = to.shutdown(Shutdown::Both);
             return Err(error);
         }
@@ -127,7 +133,7 @@ impl Secrets for Keeper {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => error,
             other => return other,
         };
-        let wish = self.allowed.wish_for(path).ok_or(denied)?;
+        let wish = self.allowed.wish_for(path).ok_or_else(|| explained(path, denied))?;
         self.ask(wish, limits::KEEPER_WAIT)
     }
 
@@ -146,8 +152,16 @@ impl Secrets for Keeper {
     }
 }
 
+/// What is denied, and was not named at start.
+fn explained(path: &Path, denied: io::Error) -> io::Error {
+    match sandbox::mend(path, &denied) {
+        "" => denied,
+        mend => io::Error::new(denied.kind(), format!("{denied}{mend}")),
+    }
+}
+
 fn gone() -> io::Error {
-    io::Error::new(io::ErrorKind::NotConnected, "the second process has ended; see the log")
+    io::Error::new(io::ErrorKind::NotConnected, "the second process has ended; restart the server")
 }
 
 fn start(program: &Path, allowed: &Allowed) -> io::Result<(Child, UnixStream)> {
@@ -174,17 +188,6 @@ fn greet(stream: &UnixStream, allowed: &Allowed) -> io::Result<()> {
     stream.set_read_timeout(None)
 }
 
-/// What the thread that hears the second process has to tell.
-#[derive(Debug)]
-pub enum News {
-    /// It ended, and so; another is started.
-    Ended(String),
-    /// There is another, with this process id.
-    Started(u32),
-    /// There can't be another now; it is tried again.
-    NotStarted(io::Error),
-}
-
 /// The body of the thread that hands answers out.
 pub struct Answers {
     keeper: Arc<Keeper>,
@@ -198,22 +201,13 @@ impl Answers {
         self.child.id()
     }
 
-    /// Hands answers out for as long as this process lives.
-    pub fn run(mut self, tell: impl Fn(News)) {
-        loop {
-            while let Ok(Some(frame)) = read_frame(&self.from, LONGEST_ANSWER) {
-                let Some(answer) = Answer::parse(&frame) else { break };
-                let waiting = self.keeper.line().waiting.remove(&answer.id);
-                waiting.map(|waiting| waiting.try_send(answer.result));
-            }
-            tell(News::Ended(self.end()));
-            self.restart(&tell);
-            tell(News::Started(self.pid()));
+    /// Hands answers out until the second process has ended, and returns how it did.
+    pub fn run(mut self) -> String {
+        while let Ok(Some(frame)) = read_frame(&self.from, LONGEST_ANSWER) {
+            let Some(answer) = Answer::parse(&frame) else { break };
+            let waiting = self.keeper.line().waiting.remove(&answer.id);
+            waiting.map(|waiting| waiting.try_send(answer.result));
         }
-    }
-
-    /// Nobody waits any longer; and how it ended.
-    fn end(&mut self) -> String {
         let mut line = self.keeper.line();
         line.to = None;
         let waiting = std::mem::take(&mut line.waiting);
@@ -223,28 +217,5 @@ impl Answers {
         let _ = self.from.shutdown(Shutdown::Both);
         let _ = self.child.kill();
         self.child.wait().map_or_else(|error| error.to_string(), |status| status.to_string())
-    }
-
-    fn restart(&mut self, tell: &impl Fn(News)) {
-        let mut told = false;
-        loop {
-            thread::sleep(limits::KEEPER_PAUSE);
-            let started = start(&self.keeper.program, &self.keeper.allowed).and_then(|(child, from)| {
-                let to = from.try_clone()?;
-                Ok((child, from, to))
-            });
-            match started {
-                Ok((child, from, to)) => {
-                    (self.child, self.from) = (child, from);
-                    self.keeper.line().to = Some(to);
-                    return;
-                }
-                Err(error) if !told => {
-                    tell(News::NotStarted(error));
-                    told = true;
-                }
-                Err(_) => {}
-            }
-        }
     }
 }

@@ -20,6 +20,7 @@ use super::command::Running;
 use super::file;
 use super::message::{Allowed, Answer, Request, Wish, read_frame, write_frame};
 use crate::io::account;
+use crate::io::sandbox;
 use crate::limits;
 
 /// Why the second process does not start.
@@ -37,6 +38,7 @@ pub fn serve() -> Result<(), NotByServer> {
     let start = || -> io::Result<Desk> {
         // What it was started by is called exe, and a person who lists processes is to know it.
         set_name(c"postrider")?;
+        sandbox::keep_memory()?;
         // They mean the server: while it drains, it may still want something.
         for signal in [SIGHUP, SIGINT, SIGTERM] {
             signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)))?;
@@ -74,6 +76,7 @@ impl Desk {
                 let folder = allowed.folders.get(at).ok_or_else(not_named);
                 folder.and_then(|folder| read(&folder.join(name.as_str()).join(pem.file_name())))
             }
+            Wish::Account(number) => account::name_of(number).map(|name| name.unwrap_or_default().into_bytes()),
             Wish::Run(at) if at >= allowed.commands.len() => Err(not_named()),
             Wish::Run(at) => match self.run(id, at) {
                 Ok(()) => return,

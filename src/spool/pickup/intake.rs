@@ -6,11 +6,12 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{Uid, User, geteuid};
+use nix::unistd::{Uid, geteuid};
 
 use super::drop_error::{self, DropError};
 use super::line_ends::Canonical;
 use super::message::{self, Context, Owner};
+use crate::io::account::Accounts;
 use crate::io::clock::{self, Now};
 use crate::io::durable;
 use crate::limits;
@@ -20,6 +21,13 @@ use crate::mail::queue_id::QueueId;
 use crate::maillog::{self, Origin};
 use crate::route::Site;
 use crate::spool::{Draft, Spool};
+
+/// By what it is judged who may send what.
+#[derive(Clone, Copy)]
+pub(super) struct Host<'a> {
+    pub site: &'a Site,
+    pub accounts: &'a Accounts,
+}
 
 /// What became of a file.
 pub(super) enum Taken {
@@ -53,20 +61,20 @@ impl From<DropError> for NotTaken {
 }
 
 /// Gives the file the name under which it is taken, and takes it. An error leaves it as it was.
-pub(super) fn rename_and_take(spool: &Spool, site: &Site, name: &OsStr) -> io::Result<Taken> {
+pub(super) fn rename_and_take(spool: &Spool, host: Host<'_>, name: &OsStr) -> io::Result<Taken> {
     let id = spool.new_id()?;
     let path = spool.folders().drop.join(name);
     match durable::rename_new(&path, &hidden(spool, id)) {
-        Ok(()) => take(spool, site, id, name),
+        Ok(()) => take(spool, host, id, name),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Taken::Gone),
         Err(error) => Err(durable::located("take", &path, error)),
     }
 }
 
 /// Takes `drop/.ID`, which was `name` before.
-pub(super) fn take(spool: &Spool, site: &Site, id: QueueId, name: &OsStr) -> io::Result<Taken> {
+pub(super) fn take(spool: &Spool, host: Host<'_>, id: QueueId, name: &OsStr) -> io::Result<Taken> {
     let path = hidden(spool, id);
-    match commit(spool, site, id, (&path, name)) {
+    match commit(spool, host, id, (&path, name)) {
         Ok(id) => Ok(Taken::Entry(id)),
         Err(NotTaken::Refused(error)) => set_aside(spool, &path, name, &error).map(|()| Taken::SetAside),
         Err(NotTaken::Changed) => give_back(spool, &path, name).map(|()| Taken::GivenBack),
@@ -91,7 +99,8 @@ fn hidden(spool: &Spool, id: QueueId) -> PathBuf {
     spool.folders().drop.join(format!(".{id}"))
 }
 
-fn commit(spool: &Spool, site: &Site, id: QueueId, (path, name): (&Path, &OsStr)) -> Result<QueueId, NotTaken> {
+fn commit(spool: &Spool, host: Host<'_>, id: QueueId, (path, name): (&Path, &OsStr)) -> Result<QueueId, NotTaken> {
+    let site = host.site;
     let kind = path.symlink_metadata()?.file_type();
     if kind.is_symlink() {
         return Err(DropError::new(0, "it is a symbolic link", "put a copy of the file itself here").into());
@@ -101,7 +110,7 @@ fn commit(spool: &Spool, site: &Site, id: QueueId, (path, name): (&Path, &OsStr)
         return Err(DropError::new(0, "it is not a regular file", "put a file with the message here").into());
     }
     let mut file = match durable::open_untrusted(path) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(unreadable().into()),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(unreadable(host).into()),
         opened => opened?,
     };
     let metadata = file.metadata()?;
@@ -111,7 +120,7 @@ fn commit(spool: &Spool, site: &Site, id: QueueId, (path, name): (&Path, &OsStr)
     }
     let mut head = Vec::new();
     (&mut file).take((limits::DROP_HEADER + limits::ENVELOPE) as u64).read_to_end(&mut head)?;
-    let owner = owner_of(&metadata, site)?;
+    let owner = owner_of(&metadata, host)?;
     let origin = Origin { client: format!("drop/{}", name.display()), protocol: "drop" };
     let draft = write_draft(spool, site, id, Source { file: &mut file, head, owner })?;
     if changed(&metadata, &file.metadata()?) {
@@ -120,8 +129,8 @@ fn commit(spool: &Spool, site: &Site, id: QueueId, (path, name): (&Path, &OsStr)
     Ok(spool.commit_unscheduled(draft, origin)?)
 }
 
-fn unreadable() -> DropError {
-    let who = User::from_uid(geteuid()).ok().flatten().map_or_else(|| "the server".to_owned(), |user| user.name);
+fn unreadable(host: Host<'_>) -> DropError {
+    let who = (host.accounts)(geteuid().as_raw()).ok().flatten().unwrap_or_else(|| "the server".to_owned());
     DropError::new(0, "the server may not read it", format!("chmod or chown it so that {who} can"))
 }
 
@@ -146,13 +155,13 @@ fn changed(before: &Metadata, after: &Metadata) -> bool {
     (before.len(), before.mtime(), before.mtime_nsec()) != (after.len(), after.mtime(), after.mtime_nsec())
 }
 
-fn owner_of(metadata: &Metadata, site: &Site) -> Result<Owner, NotTaken> {
+fn owner_of(metadata: &Metadata, host: Host<'_>) -> Result<Owner, NotTaken> {
     let uid = Uid::from_raw(metadata.uid());
-    if uid == geteuid() || (uid.is_root() && site.config.drop.trust_root) {
+    if uid == geteuid() || (uid.is_root() && host.site.config.drop.trust_root) {
         return Ok(Owner::Trusted);
     }
-    match User::from_uid(uid).map_err(io::Error::from)? {
-        Some(user) => Ok(Owner::Login(user.name)),
+    match (host.accounts)(uid.as_raw())? {
+        Some(name) => Ok(Owner::Login(name)),
         None => Err(DropError::new(
             0,
             "the file's owner has no login on this host",

@@ -26,28 +26,30 @@ use nix::sys::inotify::AddWatchFlags;
 use super::Spool;
 use super::sweep::{names, taken_as};
 use super::watch::{Change, Events};
+use crate::io::account::Accounts;
 use crate::limits;
 use crate::mail::queue_id::QueueId;
 use crate::maillog;
-use crate::route::CurrentSite;
-use intake::Taken;
+use crate::route::{CurrentSite, Site};
+use intake::{Host, Taken};
 
 /// The body of the pickup thread.
-#[derive(Debug)]
 pub struct Pickup {
     events: Events,
+    accounts: Accounts,
 }
 
 impl Pickup {
-    /// Begins to watch; what happens from here on is noticed by [`Pickup::run`].
-    pub fn new(spool: &Spool) -> io::Result<Pickup> {
+    /// Begins to watch; what happens from here on is noticed by [`Pickup::run`]. `accounts` knows whose files are dropped.
+    pub fn new(spool: &Spool, accounts: Accounts) -> io::Result<Pickup> {
         let flags = AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_CREATE;
-        Ok(Pickup { events: Events::of(&spool.folders().drop, flags)? })
+        Ok(Pickup { events: Events::of(&spool.folders().drop, flags)?, accounts })
     }
 
     /// Takes files until the spool is stopped.
     pub fn run(&self, spool: &Spool, site: &CurrentSite) {
-        let mut files = Files { spool, site, waiting: HashMap::new(), uncleared: Vec::new() };
+        let accounts = &self.accounts;
+        let mut files = Files { spool, site, accounts, waiting: HashMap::new(), uncleared: Vec::new() };
         files.resume();
         files.rescan();
         while !spool.is_stopping() {
@@ -64,6 +66,7 @@ impl Pickup {
 struct Files<'a> {
     spool: &'a Spool,
     site: &'a CurrentSite,
+    accounts: &'a Accounts,
     waiting: HashMap<OsString, Waiting>,
     /// Entries whose file in `drop/` could not be removed yet.
     uncleared: Vec<QueueId>,
@@ -91,11 +94,15 @@ impl Files<'_> {
             let name = OsString::from(id.to_string());
             let taken = match self.spool.is_entry(id) {
                 Ok(true) => Ok(Taken::Entry(id)),
-                Ok(false) => intake::take(self.spool, &self.site.get(), id, &name),
+                Ok(false) => intake::take(self.spool, self.host(&self.site.get()), id, &name),
                 Err(error) => Err(error),
             };
             self.note(name, taken);
         }
+    }
+
+    fn host<'b>(&'b self, site: &'b Site) -> Host<'b> {
+        Host { site, accounts: self.accounts }
     }
 
     /// Whatever is there and was not noticed.
@@ -149,7 +156,7 @@ impl Files<'_> {
 
     fn take(&mut self, name: OsString) {
         self.waiting.remove(&name);
-        let taken = intake::rename_and_take(self.spool, &self.site.get(), &name);
+        let taken = intake::rename_and_take(self.spool, self.host(&self.site.get()), &name);
         self.note(name, taken);
     }
 
