@@ -4,6 +4,7 @@
 mod support;
 
 use std::fs;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -47,6 +48,14 @@ fn tables(port: u16, hop: &str) -> String {
     )
 }
 
+/// Puts two passwords beside the configuration, where a file that is named later can be read, and returns the file of the
+/// wrong one.
+fn with_passwords(server: &Server, password: &str, wrong: &str) -> PathBuf {
+    write_private(&server.path("password"), password);
+    write_private(&server.path("wrong"), wrong);
+    server.path("wrong")
+}
+
 /// Waits until the smarthost has had this many sessions, so that the next message has one of its own.
 fn sessions_over(postfix: &Postfix, count: usize) {
     support::eventually("the session is over", || postfix.log().matches(" disconnect from ").count() == count);
@@ -57,17 +66,14 @@ fn a_smarthost_takes_our_login() {
     let test = "a_smarthost_takes_our_login";
     let Some(certificate) = Certificate::new("smtp.provider.example", test) else { return };
     let Some(world) = World::new(RECORDS) else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let (file, wrong) = (folder.path().join("password"), folder.path().join("wrong"));
-    write_private(&file, &format!("{PASSWORD}\nnot this\n"));
-    write_private(&wrong, "incorrect\n");
     for mechanisms in ["plain", "login", "plain scram-sha-256"] {
         let Some(dovecot) = DovecotAuth::start(test, ("ann", PASSWORD), mechanisms) else { return };
         let Some(postfix) = provider(test, &certificate, &dovecot) else { return };
         let port = postfix.address().port();
-        let hop = format!("ca = \"{}\"\npassword_file = \"{}\"", certificate.file().display(), wrong.display());
+        let hop = format!("ca = \"{}\"\npassword_file = \"wrong\"", certificate.file().display());
         let tables = tables(port, &hop);
         let server = world.server(&Settings { tables: &tables, ..Settings::default() });
+        let wrong = with_passwords(&server, &format!("{PASSWORD}\nnot this\n"), "incorrect\n");
         let id = server.submit(ANN, BOB, MESSAGE);
         let line = server.logged(&[&id, " deferred "]);
         let by = mechanisms.rsplit(' ').next().unwrap().to_uppercase();
@@ -78,7 +84,7 @@ fn a_smarthost_takes_our_login() {
         ] {
             assert!(line.contains(&part), "{part}\n{line}");
         }
-        server.configure(&wrong.display().to_string(), &file.display().to_string());
+        server.configure("\"wrong\"", "\"password\"");
         server.signal("HUP");
         server.logged(&[" reloaded "]);
         assert!(server.logged(&[&id, " delivered "]).contains(" verified\" "));
@@ -189,19 +195,16 @@ fn our_own_server_takes_our_login_bound_to_the_connection() {
     fs::write(far.path("users"), users).unwrap();
     far.run();
 
-    let folder = tempfile::tempdir().unwrap();
-    let (file, wrong) = (folder.path().join("password"), folder.path().join("wrong"));
-    write_private(&file, PASSWORD);
-    write_private(&wrong, "incorrect");
     let own = far.path("spool/tls/self-signed.pem");
-    let hop = format!("ca = \"{}\"\npassword_file = \"{}\"", own.display(), wrong.display());
+    let hop = format!("ca = \"{}\"\npassword_file = \"wrong\"", own.display());
     let tables = tables(far.address("submission").port(), &hop);
     let server = world.server(&Settings { tables: &tables, ..Settings::default() });
+    with_passwords(&server, PASSWORD, "incorrect");
     let id = server.submit(ANN, BOB, MESSAGE);
     let line = server.logged(&[&id, " deferred "]);
     assert!(line.contains(" refuses the login of ann by SCRAM-SHA-256-PLUS: 535 5.7.8 "), "{line}");
 
-    server.configure(&wrong.display().to_string(), &file.display().to_string());
+    server.configure("\"wrong\"", "\"password\"");
     server.signal("HUP");
     server.logged(&[" reloaded "]);
     assert!(server.logged(&[&id, " delivered "]).contains(" verified\" "));
