@@ -42,7 +42,7 @@ static const char *const modes[] = { "", "drop-syncs", "forget-syncs", "fail-syn
 
 static enum mode mode;
 static const char *paths;
-static int kind_wanted = -1, number_wanted, error_wanted, trace = -1;
+static int kind_wanted = -1, number_wanted, error_wanted, trace = -1, null = -1;
 static atomic_int counts[KINDS], has_client;
 
 #define NEXT(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
@@ -59,6 +59,8 @@ __attribute__((constructor)) static void begin(void)
             if (!strcmp(word, names[at])) kind_wanted = at;
     if ((word = getenv("FAULT_AT"))) number_wanted = atoi(word);
     if ((word = getenv("FAULT_ERROR"))) error_wanted = atoi(word);
+    /* Now, for a server that has shut itself in can't. */
+    if (mode == SWALLOW) null = syscall(SYS_openat, AT_FDCWD, "/dev/null", O_RDWR | O_CLOEXEC, 0);
     const int flags = O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC;
     if ((word = getenv("FAULT_TRACE"))) trace = syscall(SYS_openat, AT_FDCWD, word, flags, 0600);
 }
@@ -137,7 +139,7 @@ int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags)
 }
 
 /* Where what can't be written is written to. */
-static int nowhere(void) { return syscall(SYS_openat, AT_FDCWD, "/dev/null", O_RDWR | O_CLOEXEC, 0); }
+static int nowhere(void) { return fcntl(null, F_DUPFD_CLOEXEC, 0); }
 
 #define OPEN_BODY(path, flags, call)                                        \
     va_list rest;                                                           \
