@@ -69,7 +69,8 @@ impl Maildir {
     pub fn take(&self, from: &Path, name: Name<'_>, size: u64) -> io::Result<()> {
         let to = self.path.join("new").join(name.whole(size));
         match durable::rename_new(from, &to) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !self.exists() => {
+            // There was no such folder. Another thread may just have made it, for another message.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.create()?;
                 durable::rename_new(from, &to)
             }
