@@ -275,8 +275,13 @@ impl Spool {
         if !self.schedule().knows(id) {
             return self.came(id);
         }
-        let waiting = self.schedule().is_waiting(id);
-        if self.schedule().touch(id, Now::read().boot) && waiting {
+        let was_waiting = {
+            // One look: given back between two of them, it would be due and nobody told.
+            let mut schedule = self.schedule();
+            let is_waiting = schedule.is_waiting(id);
+            schedule.touch(id, Now::read().boot) && is_waiting
+        };
+        if was_waiting {
             maillog::rescheduled(id, "touched", Duration::ZERO);
             self.changed.notify_one();
         }
