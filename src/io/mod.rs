@@ -11,6 +11,7 @@ pub mod listener;
 pub mod sandbox;
 pub mod secrets;
 pub mod stream;
+pub mod sync;
 pub mod table;
 pub mod tls;
 pub mod x509;

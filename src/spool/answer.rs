@@ -3,7 +3,7 @@
 //! A channel would spin before it sleeps: the writer answers after a flush, which takes longer than any spinning is worth,
 //! and with tens of connections waiting on two processors each turn is taken from those that have work.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use crate::io::sync::{Arc, Condvar, Mutex, PoisonError};
 
 /// Where the answer goes; dropped without one, whoever waits gets none.
 #[derive(Debug)]

@@ -57,12 +57,8 @@ mod writer;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
-
-use crossbeam_channel::{Receiver, Sender, bounded};
 
 pub use claim::{Claim, Renamed};
 pub use draft::Draft;
@@ -75,6 +71,7 @@ pub use writer::Writer;
 
 use crate::io::clock::Now;
 use crate::io::durable;
+use crate::io::sync::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering, PoisonError, Receiver, Sender, bounded};
 use crate::limits;
 use crate::mail::queue_id::QueueId;
 use schedule::Schedule;

@@ -10,7 +10,6 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::PoisonError;
 use std::thread;
 use std::time::Duration;
 
@@ -22,6 +21,7 @@ use super::sweep::{Named, named, names};
 use super::whereabouts::Whereabouts;
 use crate::io::clock::Now;
 use crate::io::durable;
+use crate::io::sync::PoisonError;
 use crate::limits;
 use crate::mail::queue_id::QueueId;
 use crate::maillog;

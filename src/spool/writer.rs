@@ -12,13 +12,12 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crossbeam_channel::Receiver;
-
 use super::answer::{Answer, answer};
 use super::claim::read_state;
 use super::{Draft, Spool, eml, state_file};
 use crate::io::clock::Now;
 use crate::io::durable::{self, Flusher, Method};
+use crate::io::sync::Receiver;
 use crate::limits;
 use crate::mail::queue_id::QueueId;
 use crate::maillog::{self, Origin};
