@@ -7,6 +7,7 @@
 //! | `self_signed` | the certificate of a host that was given none |
 //! | `certificates` | all of them: which is shown to whom, and when they are read again |
 //! | `client` | the four levels of trust in a next hop |
+//! | `time` | the time that all of it goes by |
 //! | `words` | what went wrong, for a person |
 //!
 //! TLS 1.2 and 1.3 alone (RFC 8996), with the suites that rustls has: all of them with forward secrecy, none with CBC.
@@ -18,6 +19,7 @@ mod files;
 mod self_signed;
 #[cfg(test)]
 pub(crate) mod testing;
+mod time;
 mod words;
 
 use std::sync::{Arc, OnceLock};

@@ -7,7 +7,6 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::MutexGuard;
 use std::time::Duration;
 
 use super::entry::{Entry, Unfit};
@@ -18,6 +17,7 @@ use super::whereabouts::Whereabouts;
 use super::{Spool, state_file};
 use crate::io::clock::Now;
 use crate::io::durable;
+use crate::io::sync::MutexGuard;
 use crate::io::table;
 use crate::limits;
 use crate::mail::queue_id::QueueId;

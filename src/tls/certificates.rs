@@ -9,17 +9,17 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use rustls::ServerConfig;
-use rustls::crypto::aws_lc_rs::Ticketer;
-use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 
 use super::certificate::{Certificate, Source};
 use super::files::{Files, Stamp};
+use super::time::{Tickets, WallClock};
 use super::{provider, self_signed};
 use crate::config;
 use crate::io::clock::Now;
@@ -227,7 +227,7 @@ impl State {
         };
         let others = self.by_folder.iter().filter_map(|one| one.current.as_ref());
         let resolver = ByName::new(default, others);
-        let mut config = ServerConfig::builder_with_provider(provider())
+        let mut config = ServerConfig::builder_with_details(provider(), Arc::new(WallClock))
             .with_protocol_versions(&[&TLS13, &TLS12])
             .map_err(wrong)?
             .with_no_client_auth()
@@ -238,35 +238,6 @@ impl State {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 1;
         Ok(Arc::new(config))
-    }
-}
-
-/// Tickets whose keys are made for the first of them: to gather chance for keys takes longer than all else of a start.
-#[derive(Debug, Default)]
-struct Tickets(OnceLock<Option<Arc<dyn ProducesTickets>>>);
-
-impl Tickets {
-    /// `None` where no keys can be had: then each session begins anew.
-    fn keys(&self) -> Option<&Arc<dyn ProducesTickets>> {
-        self.0.get_or_init(|| Ticketer::new().ok()).as_ref()
-    }
-}
-
-impl ProducesTickets for Tickets {
-    fn enabled(&self) -> bool {
-        self.keys().is_some_and(|keys| keys.enabled())
-    }
-
-    fn lifetime(&self) -> u32 {
-        self.keys().map_or(0, |keys| keys.lifetime())
-    }
-
-    fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
-        self.keys()?.encrypt(plain)
-    }
-
-    fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
-        self.keys()?.decrypt(cipher)
     }
 }
 

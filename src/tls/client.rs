@@ -21,6 +21,7 @@ use rustls::{
 use super::certificate::read_chain;
 use super::files::Files;
 use super::provider;
+use super::time::WallClock;
 use super::words::WrongPin;
 use crate::config::{HopSettings, TlsLevel};
 use crate::io::table::LocatedError;
@@ -153,7 +154,7 @@ pub fn client_config(level: &Level) -> Result<Arc<ClientConfig>, String> {
             Arc::new(Vouched { signed, own: roots.own.clone() })
         }
     };
-    let mut config = ClientConfig::builder_with_provider(provider())
+    let mut config = ClientConfig::builder_with_details(provider(), Arc::new(WallClock))
         .with_protocol_versions(&[&TLS13, &TLS12])
         .map_err(|error| error.to_string())?
         .dangerous()

@@ -19,7 +19,7 @@ mod sync;
 /// What the spool's files name by `crate::io`.
 mod io {
     pub(crate) use crate::{clock, durable, sync};
-    pub use postrider::io::table;
+    pub use postrider::io::{account, table};
 }
 
 /// The product's, but the watch looks as soon as it may: it waits for the model instead.
