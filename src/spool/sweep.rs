@@ -268,6 +268,7 @@ mod tests {
         for (next, retry_in, wall, expected) in [
             (Some(1000), 600, 700, 300),
             (Some(1000), 600, 100, 600),
+            (Some(1000), 600, 0, 600),
             (Some(1000), 600, 5000, 0),
             (Some(1000), 0, 400, 600),
             (None, 600, 0, 0),

@@ -3,6 +3,7 @@
 
 pub mod account;
 pub mod certificate;
+pub mod clock;
 pub mod dovecot;
 pub mod ended;
 pub mod hop;
