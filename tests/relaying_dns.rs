@@ -4,6 +4,9 @@
 mod support;
 
 use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use support::hop::{Act, Exchanger, say};
@@ -13,6 +16,10 @@ use support::{Server, eventually};
 const MESSAGE: &str = "Subject: far away\r\n\r\nhello\r\n";
 
 const ANN: &str = "<ann@example.org>";
+
+/// A domain with two exchangers.
+const TWO: &str = "far.example. MX 10 a.far.example.\nfar.example. MX 20 b.far.example.\n\
+                   a.far.example. A 127.0.0.2\nb.far.example. A 127.0.0.3";
 
 fn never(_: &str) -> Option<Act> {
     None
@@ -43,10 +50,8 @@ fn where_the_first_exchanger_is_of_no_use_the_second_takes_it_at_once() {
         Some(|| Act::Gone(String::new())),
         Some(|| say("hello, I am no mail server")),
     ];
-    let records = "far.example. MX 10 a.far.example.\nfar.example. MX 20 b.far.example.\n\
-                   a.far.example. A 127.0.0.2\nb.far.example. A 127.0.0.3";
     for (at, greeting) in greetings.into_iter().enumerate() {
-        let Some(world) = World::new(records) else { return };
+        let Some(world) = World::new(TWO) else { return };
         let first = greeting.map(|greeting| world.exchanger(2, &[], move |line| (line == "CONNECT").then(greeting)));
         let second = world.exchanger(3, &[], never);
         let server = world.server(&Settings::default());
@@ -57,6 +62,35 @@ fn where_the_first_exchanger_is_of_no_use_the_second_takes_it_at_once() {
         assert!(!server.log().contains(" deferred "), "{at}: in the same attempt");
         assert_eq!(first.map_or(1, |first| first.connections()), 1, "{at}: the preferred one is asked first");
     }
+}
+
+#[test]
+fn a_stop_between_two_exchangers_decides_nothing_for_the_second() {
+    let Some(world) = World::new(TWO) else { return };
+    let is_told = Arc::new(AtomicBool::new(false));
+    let waits = Arc::clone(&is_told);
+    // It refuses for good, and takes its time over it.
+    let first = world.exchanger(2, &[], move |line| {
+        (line == "CONNECT").then(|| {
+            eventually("the first exchanger may speak", || waits.load(Ordering::SeqCst));
+            say("554 5.7.1 not you")
+        })
+    });
+    let second = world.exchanger(3, &[], never);
+    let mut server = world.server(&Settings::default());
+    server.submit(ANN, &["<bob@far.example>"], MESSAGE);
+    eventually("the first exchanger is asked", || first.connections() == 1);
+    server.signal("TERM");
+    server.logged(&[" stopping"]);
+    // The deliveries are told right after the log.
+    thread::sleep(Duration::from_millis(500));
+    is_told.store(true, Ordering::SeqCst);
+    eventually("the server stops", || server.exited().is_some());
+    assert!(!server.log().contains(" failed ") && second.connections() == 0, "{}", server.log());
+    server.run();
+    wait_for(&second, 1);
+    server.queue_is_empty();
+    assert!(server.mailbox("ann@example.org").is_empty() && !server.log().contains(" failed "));
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! Mail for one next hop: finding its servers, speaking with one after the other, and an outcome for each target.
 //!
 //! Promises: a target that a server said yes to is never offered to another; one that was not decided goes to the next
-//! server in the same attempt; sessions are used again, by the settings they were opened with. No thread waits for room
-//! at a hop. Which outcome is logged and written down is the attempt's business.
+//! server in the same attempt, and nothing final comes of it while there is one that was not tried; sessions are used
+//! again, by the settings they were opened with. No thread waits for room at a hop. Which outcome is logged and written
+//! down is the attempt's business.
 //!
 //! A message with REQUIRETLS is spoken of to a server alone that has proved an authentic name (RFC 8689 §4.2.1). What it
 //! asks for is nobody else's trouble: that a hop can't give it does not make the hop one that is down. `TLS-Required: No`
@@ -136,6 +137,9 @@ enum Refused {
     Unwilling(Outcome),
     /// It has not the protection that the message asks for; others it may take as well as ever.
     Unprotected(Outcome),
+    /// It was not come to, and might have taken it: it stands before those that were tried, whose words say more unless
+    /// they are final. Of the hop it shows nothing.
+    Untried(Outcome),
 }
 
 impl<'d> Dialogue<'d> {
@@ -189,17 +193,29 @@ impl<'d> Dialogue<'d> {
         let mut only_ipv4 = false;
         let begun = Instant::now();
         for server in servers {
-            if self.is_over() || begun.elapsed() > limits::HOP_TURN || claim.spool().is_stopping() {
-                return;
-            }
             if only_ipv4 && server.address.is_ipv6() {
                 continue;
+            }
+            if self.is_over() {
+                return;
+            }
+            if claim.spool().is_stopping() {
+                return self.refusals.retain(|refused| matches!(refused.outcome(), Outcome::Deferred(_)));
+            }
+            if begun.elapsed() > limits::HOP_TURN {
+                return self.leave_untried(&server);
             }
             if self.try_server(&server, claim) == Next::Stop {
                 return;
             }
             only_ipv4 |= server.address.is_ipv6() && self.take_back_unnamed();
         }
+    }
+
+    /// The turn is over, and `server` is the first that was not come to.
+    fn leave_untried(&mut self, server: &Server) {
+        let text = format!("the servers before {server} took too long, so that it was not tried");
+        self.refusals.insert(0, Refused::Untried(Outcome::Deferred(Cause::local(Enhanced(4, 4, 2), text))));
     }
 
     fn try_server(&mut self, server: &Server, claim: &mut Claim<'_>) -> Next {
@@ -326,7 +342,7 @@ impl<'d> Dialogue<'d> {
 
     /// The outcome of each target, and what the hop has shown of itself.
     fn end(self) -> (Vec<Option<Answer>>, Option<Verdict>) {
-        let verdict = self.verdict();
+        let verdict = verdict(self.worked, &self.refusals);
         if self.is_over() || self.refusals.is_empty() {
             return (self.outcomes, verdict);
         }
@@ -334,19 +350,21 @@ impl<'d> Dialogue<'d> {
         let decided = self.outcomes.into_iter().map(|answer| answer.or_else(|| rest.clone().map(Answer::of)));
         (decided.collect(), verdict)
     }
+}
 
-    fn verdict(&self) -> Option<Verdict> {
-        match (self.worked, self.refusals.last()) {
-            (true, None) => Some(Verdict::Worked),
-            (true, Some(Refused::Unwilling(_) | Refused::Unprotected(_))) => Some(Verdict::Worked),
-            (true, Some(_)) => Some(Verdict::Strained),
-            (false, Some(Refused::Broke(_))) => Some(Verdict::Strained),
-            (false, Some(Refused::Unreachable(Outcome::Deferred(cause)))) if !is_our_own(cause) => {
-                Some(Verdict::Unreachable(cause.clone()))
-            }
-            // It speaks, and says no to everybody; or nothing is known of it.
-            (false, _) => None,
+/// What a hop has shown of itself.
+fn verdict(worked: bool, refusals: &[Refused]) -> Option<Verdict> {
+    match (worked, refusals.last()) {
+        (true, None | Some(Refused::Unwilling(_) | Refused::Unprotected(_) | Refused::Untried(_))) => {
+            Some(Verdict::Worked)
         }
+        (true, Some(_)) => Some(Verdict::Strained),
+        (false, Some(Refused::Broke(_))) => Some(Verdict::Strained),
+        (false, Some(Refused::Unreachable(Outcome::Deferred(cause)))) if !is_our_own(cause) => {
+            Some(Verdict::Unreachable(cause.clone()))
+        }
+        // It speaks, and says no to everybody; or nothing is known of it.
+        (false, _) => None,
     }
 }
 
@@ -367,7 +385,8 @@ impl Refused {
             Refused::Unreachable(outcome)
             | Refused::Broke(outcome)
             | Refused::Unwilling(outcome)
-            | Refused::Unprotected(outcome) => outcome,
+            | Refused::Unprotected(outcome)
+            | Refused::Untried(outcome) => outcome,
         }
     }
 }
@@ -434,6 +453,26 @@ fn is_about_our_name(cause: &Cause) -> bool {
 mod tests {
     use super::*;
     use crate::mail::reply::Reply;
+
+    #[test]
+    fn nothing_final_comes_of_servers_that_were_not_all_tried() {
+        let cause = |code: Enhanced| Cause::local(code, "words");
+        let failed = || Outcome::Failed(cause(Enhanced(5, 7, 1)));
+        let deferred = || Outcome::Deferred(cause(Enhanced(4, 4, 1)));
+        let untried = || Refused::Untried(Outcome::Deferred(cause(Enhanced(4, 4, 2))));
+        let is_down = |refusals: &[Refused]| matches!(verdict(false, refusals), Some(Verdict::Unreachable(_)));
+        for (tried, expected, down) in [
+            (Refused::Unreachable(failed()), Enhanced(4, 4, 2), false),
+            (Refused::Unwilling(failed()), Enhanced(4, 4, 2), false),
+            (Refused::Unprotected(failed()), Enhanced(4, 4, 2), false),
+            (Refused::Unreachable(deferred()), Enhanced(4, 4, 1), true),
+        ] {
+            let refusals = [untried(), tried];
+            assert_eq!(rest(&refusals), Some(Outcome::Deferred(cause(expected))));
+            assert_eq!(is_down(&refusals), down);
+        }
+        assert!(!is_down(&[untried()]) && matches!(verdict(true, &[untried()]), Some(Verdict::Worked)));
+    }
 
     #[test]
     fn refusals_for_want_of_a_name_are_known_by_code_or_words() {
