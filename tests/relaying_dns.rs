@@ -4,6 +4,7 @@
 mod support;
 
 use std::collections::HashSet;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -202,6 +203,50 @@ fn the_configuration_chooses_before_dns_does() {
         send(&format!("[relay]\n{smarthost}{domains}{hops}\n"), to);
         assert_eq!(counts(), expected, "{smarthost} {to}");
     }
+}
+
+/// A resolver before `server` that has no answer about b.far.example for as long as it is `dark`.
+fn forgetful(server: SocketAddr, dark: &Arc<AtomicBool>) -> SocketAddr {
+    let (ours, dark) = (UdpSocket::bind("127.0.0.1:0").unwrap(), Arc::clone(dark));
+    let address = ours.local_addr().unwrap();
+    thread::spawn(move || {
+        let mut octets = [0; 4096];
+        while let Ok((count, client)) = ours.recv_from(&mut octets) {
+            let asks = octets[..count].windows(6).any(|octets| octets.eq_ignore_ascii_case(b"\x01b\x03far"));
+            if asks && dark.load(Ordering::SeqCst) {
+                // It is a response, and says SERVFAIL.
+                (octets[2], octets[3]) = (octets[2] | 0x80, 2);
+                ours.send_to(&octets[..count], client).unwrap();
+                continue;
+            }
+            let theirs = UdpSocket::bind("127.0.0.1:0").unwrap();
+            theirs.send_to(&octets[..count], server).unwrap();
+            let (count, _) = theirs.recv_from(&mut octets).unwrap();
+            ours.send_to(&octets[..count], client).unwrap();
+        }
+    });
+    address
+}
+
+#[test]
+fn what_the_first_exchanger_refuses_waits_for_the_second_that_dns_has_not_shown() {
+    let Some(world) = World::new(TWO) else { return };
+    let _first = world.exchanger(2, &["SIZE 10"], never);
+    let second = world.exchanger(3, &[], never);
+    let dark = Arc::new(AtomicBool::new(true));
+    let mut server = world.prepared(&Settings::default());
+    let zone = world.zone.address();
+    server.configure(&zone.to_string(), &forgetful(zone, &dark).to_string());
+    server.run();
+    server.submit(ANN, &["<bob@far.example>"], MESSAGE);
+    let line = server.logged(&[" deferred ", "to=bob@far.example"]);
+    assert!(line.contains("451 4.4.3 not every host that takes mail for far.example can be found: b.far"), "{line}");
+    // The first one is a host like any other, for mail that it takes.
+    assert!(!server.log().contains(" hop-down "), "{}", server.log());
+    dark.store(false, Ordering::SeqCst);
+    wait_for(&second, 1);
+    server.queue_is_empty();
+    assert!(server.mailbox("ann@example.org").is_empty() && !server.log().contains(" failed "));
 }
 
 #[test]

@@ -96,8 +96,8 @@ fn hops(config: &Config, names: &dyn Names) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (hop, key) in keys {
         let cause = match servers(hop, names, &Own::of(config)) {
-            Ok(servers) => {
-                findings.push(Finding::ok(format!("{key}: {hop} is at {}", servers[0].address)));
+            Ok(found) => {
+                findings.push(Finding::ok(format!("{key}: {hop} is at {}", found.servers[0].address)));
                 continue;
             }
             Err(Outcome::Delivered(cause) | Outcome::Deferred(cause) | Outcome::Failed(cause)) => cause,

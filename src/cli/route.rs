@@ -17,7 +17,7 @@ use crate::mail::address::{Address, ReversePath};
 use crate::mail::next_hop::NextHop;
 use crate::mail::outcome::Outcome;
 use crate::maildir::Maildir;
-use crate::relay::exchangers::{self, Own, Server};
+use crate::relay::exchangers::{self, Found, Own, Server};
 use crate::relay::not_authentic;
 use crate::route::{End, Place, Site};
 use crate::users::Users;
@@ -80,12 +80,12 @@ fn told(site: &Site, end: &End, sender: &ReversePath) -> String {
         Place::NextHop(hop) => {
             let port = hop.port.unwrap_or(site.config.delivery.remote_port);
             let mut text = format!("as {} to {}, port {port}\n", end.address, host(hop));
-            let servers = exchangers::servers(hop, &Resolver::new(&site.config.dns), &Own::of(&site.config));
-            hosts(&servers).iter().for_each(|host| _ = writeln!(text, "  {host}"));
+            let found = exchangers::servers(hop, &Resolver::new(&site.config.dns), &Own::of(&site.config));
+            hosts(&found).iter().for_each(|host| _ = writeln!(text, "  {host}"));
             let settings = site.config.relay.settings_of(hop);
             let _ = writeln!(text, "  {}", secured(&settings));
-            if let Ok(servers) = servers {
-                let _ = writeln!(text, "  with REQUIRETLS: {}", required(&servers, settings));
+            if let Ok(found) = found {
+                let _ = writeln!(text, "  with REQUIRETLS: {}", required(&found.servers, settings));
             }
             text
         }
@@ -115,9 +115,12 @@ fn host(hop: &NextHop) -> String {
 }
 
 /// The servers that delivery would try, in their order, or what keeps it from finding any.
-fn hosts(servers: &Result<Vec<Server>, Outcome>) -> Vec<String> {
-    match servers {
-        Ok(servers) => servers.iter().map(ToString::to_string).collect(),
+fn hosts(found: &Result<Found, Outcome>) -> Vec<String> {
+    match found {
+        Ok(found) => {
+            let hidden = found.hidden.iter().map(|hidden| format!("where none of these takes it, {}", would(hidden)));
+            found.servers.iter().map(ToString::to_string).chain(hidden).collect()
+        }
         Err(outcome) => vec![would(outcome)],
     }
 }

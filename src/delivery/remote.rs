@@ -186,13 +186,13 @@ impl<'d> Dialogue<'d> {
         }
         let config = &self.site.config;
         let own = Own::of(config);
-        let servers = match exchangers::servers(&self.group.hop, &*self.remote.resolver, &own) {
-            Ok(servers) => servers,
+        let found = match exchangers::servers(&self.group.hop, &*self.remote.resolver, &own) {
+            Ok(found) => found,
             Err(outcome) => return self.refusals.push(Refused::Unreachable(outcome)),
         };
         let mut only_ipv4 = false;
         let begun = Instant::now();
-        for server in servers {
+        for server in found.servers {
             if only_ipv4 && server.address.is_ipv6() {
                 continue;
             }
@@ -203,19 +203,19 @@ impl<'d> Dialogue<'d> {
                 return self.refusals.retain(|refused| matches!(refused.outcome(), Outcome::Deferred(_)));
             }
             if begun.elapsed() > limits::HOP_TURN {
-                return self.leave_untried(&server);
+                return self.leave_untried(too_late(&server));
             }
             if self.try_server(&server, claim) == Next::Stop {
                 return;
             }
             only_ipv4 |= server.address.is_ipv6() && self.take_back_unnamed();
         }
+        found.hidden.into_iter().for_each(|hidden| self.leave_untried(hidden));
     }
 
-    /// The turn is over, and `server` is the first that was not come to.
-    fn leave_untried(&mut self, server: &Server) {
-        let text = format!("the servers before {server} took too long, so that it was not tried");
-        self.refusals.insert(0, Refused::Untried(Outcome::Deferred(Cause::local(Enhanced(4, 4, 2), text))));
+    /// There is a server that was not come to, for this reason.
+    fn leave_untried(&mut self, why: Outcome) {
+        self.refusals.insert(0, Refused::Untried(why));
     }
 
     fn try_server(&mut self, server: &Server, claim: &mut Claim<'_>) -> Next {
@@ -350,6 +350,12 @@ impl<'d> Dialogue<'d> {
         let decided = self.outcomes.into_iter().map(|answer| answer.or_else(|| rest.clone().map(Answer::of)));
         (decided.collect(), verdict)
     }
+}
+
+/// The turn is over, and `server` is the first that was not tried.
+fn too_late(server: &Server) -> Outcome {
+    let text = format!("the servers before {server} took too long, so that it was not tried");
+    Outcome::Deferred(Cause::local(Enhanced(4, 4, 2), text))
 }
 
 /// What a hop has shown of itself.

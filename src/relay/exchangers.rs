@@ -1,9 +1,10 @@
 //! From a next hop to the servers to try, in their order (RFC 5321 §5, RFC 7505).
 //!
-//! Promises: a fault of DNS is never final, only a name that does not exist and a null MX are; the servers are cut where
-//! this host stands among them, so that mail never goes to oneself and never to a server that would send it back; both
-//! families of addresses are among those that are tried. However many exchangers a domain has, few are asked for, and
-//! not for long. What can't be had is the [`Outcome`] it means for the mail.
+//! Promises: a fault of DNS is never final, only a name that does not exist and a null MX are; while a fault hides a
+//! server, what the others say is not final either; the servers are cut where this host stands among them, so that mail
+//! never goes to oneself and never to a server that would send it back; both families of addresses are among those that
+//! are tried. However many exchangers a domain has, few are asked for, and not for long. What can't be had is the
+//! [`Outcome`] it means for the mail.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -33,6 +34,22 @@ impl fmt::Display for Server {
     /// As it stands in the log and in reports: `mx.example.net [192.0.2.1]`.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{} [{}]", self.name, self.address.ip())
+    }
+}
+
+/// The servers of a next hop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Those that can be had, in their order.
+    pub servers: Vec<Server>,
+    /// What it means for the mail, where a fault of DNS hides others: nothing that these say is final then.
+    pub hidden: Option<Outcome>,
+}
+
+impl Found {
+    /// Servers, and there are no others.
+    fn all(servers: Vec<Server>) -> Found {
+        Found { servers, hidden: None }
     }
 }
 
@@ -95,7 +112,7 @@ fn is_of_this_host(address: IpAddr) -> bool {
 }
 
 /// The servers of `hop`, at least one and at most [`limits::SERVERS`].
-pub fn servers(hop: &NextHop, names: &dyn Names, own: &Own<'_>) -> Result<Vec<Server>, Outcome> {
+pub fn servers(hop: &NextHop, names: &dyn Names, own: &Own<'_>) -> Result<Found, Outcome> {
     let port = hop.port.unwrap_or(own.port);
     match &hop.host {
         Host::Literal(address) => {
@@ -111,7 +128,7 @@ pub fn servers(hop: &NextHop, names: &dyn Names, own: &Own<'_>) -> Result<Vec<Se
     }
 }
 
-fn not_own(mut servers: Vec<Server>, own: &Own<'_>) -> Result<Vec<Server>, Outcome> {
+fn not_own(mut servers: Vec<Server>, own: &Own<'_>) -> Result<Found, Outcome> {
     servers.retain(|server| is_of_one_host(server.address.ip()));
     servers.truncate(limits::SERVERS);
     if servers.is_empty() {
@@ -120,7 +137,7 @@ fn not_own(mut servers: Vec<Server>, own: &Own<'_>) -> Result<Vec<Server>, Outco
     if servers.iter().any(|server| own.is_at(server.address)) {
         return Err(deferred(Enhanced(4, 4, 6), "the configuration leads back to this host itself".to_owned()));
     }
-    Ok(servers)
+    Ok(Found::all(servers))
 }
 
 /// What is found for a domain, exchanger by exchanger.
@@ -169,9 +186,15 @@ impl Search {
         }
     }
 
-    fn end(self, domain: &Domain) -> Result<Vec<Server>, Outcome> {
+    fn end(self, domain: &Domain) -> Result<Found, Outcome> {
         match (self.found.is_empty(), self.fault, self.leads_here) {
-            (false, ..) => Ok(self.found.into_iter().map(|(_, server)| server).take(limits::SERVERS).collect()),
+            (false, fault, _) => {
+                let mut servers: Vec<Server> = self.found.into_iter().map(|(_, server)| server).collect();
+                servers.truncate(limits::SERVERS);
+                let some = |fault| format!("not every host that takes mail for {domain} can be found: {fault}");
+                let hidden = fault.map(|fault| deferred(Enhanced(4, 4, 3), some(fault)));
+                Ok(Found { servers, hidden })
+            }
             (true, Some(fault), _) => {
                 Err(deferred(Enhanced(4, 4, 3), format!("no address of {domain} can be had: {fault}")))
             }
@@ -188,7 +211,7 @@ impl Search {
     }
 }
 
-fn by_mx(domain: &Domain, port: u16, names: &dyn Names, own: &Own<'_>) -> Result<Vec<Server>, Outcome> {
+fn by_mx(domain: &Domain, port: u16, names: &dyn Names, own: &Own<'_>) -> Result<Found, Outcome> {
     let (mut exchangers, is_authentic) = exchangers(domain, names)?;
     let mut search = Search { is_authentic, ..Search::default() };
     if let Some(ours) = exchangers.iter().find(|(_, host)| host == own.hostname).map(|(preference, _)| *preference) {
@@ -310,6 +333,8 @@ mod tests {
                 ("gone.example", Ok(vec![(10, "gone.gone.example")])),
                 ("ours.example", Ok(vec![(10, "mail.example.org"), (20, "b.far.example")])),
                 ("late.example", Ok(vec![(10, "dark.example"), (20, "mail.example.org")])),
+                ("part.example", Ok(vec![(10, "b.far.example"), (20, "dark.example"), (30, "gone.gone.example")])),
+                ("near.example", Ok(vec![(10, "b.far.example"), (20, "us.example"), (30, "dark.example")])),
                 ("zero.example", Ok(vec![(10, "zero.zero.example")])),
                 ("half.example", Ok(vec![(10, "zero.zero.example"), (20, "b.far.example")])),
                 ("backup.example", Ok(vec![(5, "a.far.example"), (10, "us.example"), (10, "b.far.example")])),
@@ -335,7 +360,10 @@ mod tests {
         let own = Own { hostname: &"mail.example.org".parse().unwrap(), listen: &listen, port: 25 };
         let show = |cause: &Cause| cause.reply.enhanced().unwrap().to_string();
         match servers(&hop.parse().unwrap(), &zone(), &own) {
-            Ok(servers) => Ok(servers.iter().map(|server| server.address.to_string()).collect()),
+            Ok(found) => {
+                let servers = found.servers.iter().map(|server| server.address.to_string());
+                Ok(servers.chain(found.hidden.map(|_| "and others".to_owned())).collect())
+            }
             Err(Outcome::Failed(cause) | Outcome::Deferred(cause)) => Err(show(&cause)),
             Err(Outcome::Delivered(_)) => panic!(),
         }
@@ -356,6 +384,8 @@ mod tests {
             ("mx:gone.example", Err("5.4.4".into())),
             ("mx:ours.example", Err("5.4.6".into())),
             ("mx:late.example", Err("4.4.3".into())),
+            ("mx:part.example", ok(&["192.0.2.3:25", "and others"])),
+            ("mx:near.example", ok(&["192.0.2.3:25"])),
             ("mx:zero.example", Err("5.4.4".into())),
             ("mx:half.example", ok(&["192.0.2.3:25"])),
             ("zero.zero.example", Err("4.4.4".into())),
@@ -383,7 +413,7 @@ mod tests {
                 ("smart.example", true),
                 ("192.0.2.7", true),
             ] {
-                let servers = servers(&hop.parse().unwrap(), &zone, &own).unwrap();
+                let servers = servers(&hop.parse().unwrap(), &zone, &own).unwrap().servers;
                 assert!(servers.iter().all(|server| server.is_authentic == expected), "{hop} {is_signed}");
             }
         }
@@ -394,7 +424,7 @@ mod tests {
         let mut zone = zone();
         zone.mx.insert("even.example", Ok(vec![(10, "b.far.example"), (10, "plain.example")]));
         let own = Own { hostname: &"mail.example.org".parse().unwrap(), listen: &[], port: 25 };
-        let first = || servers(&"mx:even.example".parse().unwrap(), &zone, &own).unwrap()[0].name.clone();
+        let first = || servers(&"mx:even.example".parse().unwrap(), &zone, &own).unwrap().servers[0].name.clone();
         let names: std::collections::HashSet<String> = (0..200).map(|_| first()).collect();
         assert_eq!(names.len(), 2);
     }
@@ -419,7 +449,7 @@ mod tests {
         }
     }
 
-    fn code(outcome: Result<Vec<Server>, Outcome>) -> String {
+    fn code(outcome: Result<Found, Outcome>) -> String {
         match outcome {
             Err(Outcome::Failed(cause) | Outcome::Deferred(cause)) => cause.reply.enhanced().unwrap().to_string(),
             other => panic!("{other:?}"),
