@@ -171,6 +171,8 @@ replies! {
     nobody = 550 5 . 1 . 1 "no such mailbox, alias or list here";
     /// To HELP.
     help = 214 2 . 0 . 0 "commands: EHLO HELO STARTTLS AUTH MAIL RCPT DATA BDAT RSET NOOP VRFY EXPN ETRN HELP QUIT (RFC 5321)";
+    /// To HELP on a port for submission.
+    help_submission = 214 2 . 0 . 0 "commands: EHLO HELO STARTTLS AUTH MAIL RCPT DATA BDAT RSET NOOP VRFY EXPN HELP QUIT (RFC 6409)";
     /// To a verb that is not known.
     unknown_command = 500 5 . 5 . 1 "no such command; HELP lists those there are";
     /// To octets that no command may hold.
@@ -285,11 +287,11 @@ pub fn helo(hostname: &str) -> Reply {
     Reply::new(250, None, hostname.to_owned())
 }
 
-/// To EHLO, with what is offered.
-pub fn ehlo(hostname: &str, message_size: u64) -> Reply {
+/// To EHLO, with what is offered. A port for submission has no ETRN (RFC 6409 §7).
+pub fn ehlo(hostname: &str, message_size: u64, submission: bool) -> Reply {
     let offered = ["PIPELINING", "8BITMIME", "ENHANCEDSTATUSCODES", "DSN", "SMTPUTF8", "CHUNKING", "ETRN", "HELP"];
     let reply = helo(hostname).line(format!("SIZE {message_size}"));
-    offered.into_iter().fold(reply, Reply::line)
+    offered.into_iter().filter(|offer| !(submission && *offer == "ETRN")).fold(reply, Reply::line)
 }
 
 /// To HELO or EHLO without a name. It has no enhanced code (RFC 2034 §4).

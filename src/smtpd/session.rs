@@ -19,7 +19,7 @@
 //!
 //! STARTTLS is unknown where there is no certificate, and 503 under TLS. AUTH is 504 for a mechanism that is not offered,
 //! 538 where it would be under TLS, and 503 once someone has logged in or where HELO was said. MAIL is 530 on a port for
-//! submission until someone has, and 555 with REQUIRETLS in clear.
+//! submission until someone has, and 555 with REQUIRETLS in clear. A port for submission knows no ETRN.
 //!
 //! In Refused a chunk of the message was refused, and the rest of them is still on its way. After any state, too many
 //! errors or too many commands without a message are 421 and the end.
@@ -268,10 +268,13 @@ impl Session {
                 Next::Reply(reply::reset())
             }
             Command::Noop => Next::Reply(reply::noop()),
+            Command::Help if self.terms.submission => Next::Reply(reply::help_submission()),
             Command::Help => Next::Reply(reply::help()),
             Command::Vrfy(query) => Next::Reply(readable(policy.verify(&query.name), &query)),
             Command::Expn(query) => Next::Reply(readable(policy.expand(&query.name), &query)),
             Command::Etrn(domain) => Next::Reply(match &self.state {
+                // RFC 6409 §7.
+                _ if self.terms.submission => reply::unknown_command(),
                 State::Connected => reply::greet_first(),
                 State::Greeted(_, Transaction::None) => policy.bring_forward(&domain),
                 State::Greeted(..) => reply::in_transaction(),
@@ -290,7 +293,7 @@ impl Session {
     }
 
     fn ehlo(&self, policy: &dyn Policy) -> Reply {
-        let reply = reply::ehlo(policy.hostname(), policy.message_size());
+        let reply = reply::ehlo(policy.hostname(), policy.message_size(), self.terms.submission);
         let reply = match self.terms.tls {
             Tls::None => reply,
             Tls::Offered => reply.line("STARTTLS"),

@@ -222,6 +222,7 @@ fn submission_is_for_those_who_log_in() {
     let mut session = Session::new(Terms { submission: true, ..offering() });
     step(&mut session, "EHLO a");
     assert_eq!(cell(&step(&mut session, "MAIL FROM:<a@b.org>")), "530");
+    assert_eq!(cell(&step(&mut session, "ETRN b.org")), "500");
     session.logged_in("a@b.org".parse().unwrap());
     assert_eq!(cell(&step(&mut session, "MAIL FROM:<a@b.org>")), "250");
 }
