@@ -221,6 +221,8 @@ replies! {
     shut_out = 421 4 . 7 . 0 "too many wrong passwords from your address; try again later";
     /// To MAIL on a port for submission.
     log_in_first = 530 5 . 7 . 0 "log in first";
+    /// To MAIL in clear on a port for submission where passwords are taken under TLS only (RFC 3207 §4).
+    start_tls_first = 530 5 . 7 . 0 "say STARTTLS first, then log in";
     /// To a sender that is not the user's own (RFC 6409 §6.1).
     not_your_address = 550 5 . 7 . 1 "that sender is not one of yours";
     /// To MAIL with REQUIRETLS in clear, where it is not offered (RFC 8689 §2).

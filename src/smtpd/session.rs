@@ -345,7 +345,7 @@ impl Session {
             State::Greeted(..) => return reply::nested_mail(),
         }
         if self.terms.submission && self.user.is_none() {
-            return reply::log_in_first();
+            return if self.may_log_in() { reply::log_in_first() } else { reply::start_tls_first() };
         }
         if parameters.require_tls && !self.is_under_tls() {
             return reply::require_tls_in_clear();
