@@ -209,7 +209,7 @@ fn reasons() -> Vec<(String, String)> {
         let texts = literals("src/route.rs", start).into_iter();
         found.extend(texts.map(|text| (text.clone(), format!("550 {code} {text}"))));
     }
-    for name in ["SIZE", "BODY", "SMTPUTF8", "REQUIRETLS", "RET", "ENVID", "NOTIFY", "ORCPT"] {
+    for name in ["SIZE", "BODY", "SMTPUTF8", "AUTH", "REQUIRETLS", "RET", "ENVID", "NOTIFY", "ORCPT"] {
         let text = format!("501 5.5.4 the value of {name} can't be read, or it stands there twice");
         found.push((name.to_owned(), text));
     }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use postrider::users;
 use support::certificate::Certificate;
 use support::dovecot::{DovecotAuth, Issuer};
-use support::hop::Act;
+use support::hop::{Act, say};
 use support::postfix::{Options, Postfix};
 use support::world::{Settings, World};
 use support::{PASSWORD, Server, write_private};
@@ -245,4 +245,26 @@ fn a_token_that_grew_old_has_a_successor_in_the_same_attempt() {
     }
     assert!(!server.log().contains(" deferred "), "{}", server.log());
     assert_eq!(far.messages().len(), 2);
+}
+
+#[test]
+fn who_logs_in_vouches_for_no_submitter_and_who_does_not_says_nothing_of_one() {
+    let Some(world) = World::new(RECORDS) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("password");
+    write_private(&file, PASSWORD);
+    let hop = format!("fake.example:{}", world.port);
+    let login = format!("user = \"ann\"\npassword_file = \"{}\"\n", file.display());
+    for (login, expected) in [(&*login, "MAIL FROM:<ann@example.org> AUTH=<>"), ("", "MAIL FROM:<ann@example.org>")] {
+        let yes = |line: &str| line.starts_with("AUTH").then(|| say("235 2.7.0 you are in"));
+        let far = world.exchanger(2, &["AUTH PLAIN"], yes);
+        let tables = format!(
+            "[relay.domains]\n\"far.example\" = \"{hop}\"\n[relay.hops.\"{hop}\"]\ntls = \"opportunistic\"\n{login}"
+        );
+        let server = world.server(&Settings { tables: &tables, ..Settings::default() });
+        let id = server.submit(ANN, BOB, MESSAGE);
+        server.logged(&[&id, " delivered "]);
+        let mail = far.lines().into_iter().find(|line| line.starts_with("MAIL"));
+        assert_eq!(mail.as_deref(), Some(expected));
+    }
 }

@@ -212,6 +212,7 @@ mod tests {
         chunking: true,
         dsn: true,
         require_tls: true,
+        logged_in: false,
     };
 
     /// What a hop that offers `offers` gets of `message`, or the code it fails with.

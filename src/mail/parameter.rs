@@ -1,11 +1,12 @@
-//! The parameters of MAIL and RCPT: SIZE (RFC 1870), BODY (RFC 6152), SMTPUTF8 (RFC 6531), REQUIRETLS (RFC 8689) and those
-//! of DSN (RFC 3461).
+//! The parameters of MAIL and RCPT: SIZE (RFC 1870), BODY (RFC 6152), SMTPUTF8 (RFC 6531), AUTH (RFC 4954), REQUIRETLS
+//! (RFC 8689) and those of DSN (RFC 3461).
 //!
 //! The same text stands in the envelope fields of a queue entry and of a dropped file. What is unknown, doubled or
 //! malformed is a [`ParameterError`], which knows whether it is 501 or 555.
 
 use std::fmt;
 
+use super::address::Address;
 use crate::limits;
 
 /// What is wrong with a parameter.
@@ -61,6 +62,8 @@ pub struct MailParameters {
     pub ret: Option<Ret>,
     /// ENVID=, decoded: printable ASCII.
     pub envid: Option<String>,
+    /// AUTH= (RFC 4954 §5): who is said to have submitted it. Nobody is believed, so that no name is kept: `AUTH=<>`.
+    pub auth: bool,
 }
 
 impl MailParameters {
@@ -74,6 +77,7 @@ impl MailParameters {
                 "RET" => set(&mut found.ret, "RET", value.and_then(ret))?,
                 "ENVID" => set(&mut found.envid, "ENVID", value.and_then(envid))?,
                 "SMTPUTF8" => flag(&mut found.smtputf8, "SMTPUTF8", value)?,
+                "AUTH" => flag(&mut found.auth, "AUTH", submitter(value))?,
                 "REQUIRETLS" => flag(&mut found.require_tls, "REQUIRETLS", value)?,
                 _ => return Err(unknown(name)),
             }
@@ -104,10 +108,10 @@ impl fmt::Display for MailParameters {
             Some(Ret::Headers) => out.write_str(" RET=HDRS")?,
             None => {}
         }
-        match &self.envid {
-            Some(envid) => write!(out, " ENVID={}", Xtext(envid)),
-            None => Ok(()),
+        if let Some(envid) = &self.envid {
+            write!(out, " ENVID={}", Xtext(envid))?;
         }
+        if self.auth { out.write_str(" AUTH=<>") } else { Ok(()) }
     }
 }
 
@@ -232,6 +236,13 @@ fn envid(text: &str) -> Option<String> {
     decode_xtext(text).filter(|decoded| !decoded.is_empty() && decoded.len() <= limits::ENVID)
 }
 
+/// RFC 4954 §8: `<>` or a mailbox, as xtext. What is neither is given back.
+fn submitter(value: Option<&str>) -> Option<&str> {
+    let name = value.and_then(decode_xtext);
+    let is_one = name.is_some_and(|name| name == "<>" || name.parse::<Address>().is_ok());
+    if is_one { None } else { value.or(Some("")) }
+}
+
 fn notify(text: &str) -> Option<Notify> {
     if text.eq_ignore_ascii_case("NEVER") {
         return Some(Notify::default());
@@ -310,6 +321,9 @@ mod tests {
     fn every_parameter_is_read_in_any_case() {
         let found = MailParameters::parse("size=12 Body=8bitmime SMTPUTF8 requireTLS RET=hdrs ENVID=a+2Bb").unwrap();
         assert_eq!(found.to_string(), " SIZE=0000000012 BODY=8BITMIME SMTPUTF8 REQUIRETLS RET=HDRS ENVID=a+2Bb");
+        for name in ["<>", "+3C+3E", "ann@example.org", "e+3Dmc2@example.com"] {
+            assert_eq!(MailParameters::parse(&format!("auth={name}")).unwrap().to_string(), " AUTH=<>", "{name}");
+        }
         let found = RcptParameters::parse("notify=delay,Success ORCPT=rfc822;bob+40x").unwrap();
         assert_eq!(found.to_string(), " NOTIFY=SUCCESS,DELAY ORCPT=rfc822;bob@x");
         assert_eq!(RcptParameters::parse("NOTIFY=NEVER").unwrap().notify, Some(Notify::default()));
@@ -330,6 +344,13 @@ mod tests {
             "ENVID=+0D+0A",
             "ENVID=+2b",
             "ENVID=a+2",
+            "AUTH",
+            "AUTH=",
+            "AUTH=ann",
+            "AUTH=e=mc2@example.com",
+            "AUTH=<ann@example.org>",
+            "AUTH=a+0D@example.org",
+            "AUTH=<> AUTH=<>",
             "SMTPUTF8=1",
             "SMTPUTF8 SMTPUTF8",
             "REQUIRETLS=",
@@ -351,14 +372,14 @@ mod tests {
     proptest! {
         #[test]
         fn what_was_printed_is_read_again(
-            size in prop::option::of(0..10_000_000_000u64), smtputf8: bool, require_tls: bool,
+            size in prop::option::of(0..10_000_000_000u64), smtputf8: bool, require_tls: bool, auth: bool,
             envid in prop::option::of("[ -~]{1,100}"),
             notify in prop::option::of(any::<(bool, bool, bool)>()),
             orcpt in prop::option::of(("rfc822|x-local", "[ -~]{1,50}")),
             body in prop::option::of(prop_oneof![Just(Body::SevenBit), Just(Body::EightBitMime)]),
             ret in prop::option::of(prop_oneof![Just(Ret::Full), Just(Ret::Headers)]),
         ) {
-            let mail = MailParameters { size, body, smtputf8, require_tls, ret, envid };
+            let mail = MailParameters { size, body, smtputf8, require_tls, ret, envid, auth };
             prop_assert_eq!(MailParameters::parse(&mail.to_string()), Ok(mail));
             let notify = notify.map(|(success, failure, delay)| Notify { success, failure, delay });
             let orcpt = orcpt.map(|(kind, address)| OriginalRecipient { kind, address });

@@ -99,6 +99,8 @@ fn mail_line(transaction: &Transaction<'_>, size: u64, offers: &Offers) -> Strin
         require_tls: wanted.require_tls,
         ret: wanted.ret.filter(|_| offers.dsn),
         envid: wanted.envid.clone().filter(|_| offers.dsn),
+        // RFC 4954 §5: we have logged in, and it was not we who wrote the message.
+        auth: offers.logged_in,
     };
     let size = offers.size.map(|_| format!(" SIZE={size}")).unwrap_or_default();
     format!("MAIL FROM:{}{size}{parameters}\r\n", transaction.reverse_path)
@@ -205,6 +207,7 @@ mod tests {
         chunking: false,
         dsn: true,
         require_tls: true,
+        logged_in: false,
     };
 
     fn lines(parameters: &str, offers: &Offers) -> String {
@@ -228,6 +231,9 @@ mod tests {
              RCPT TO:<b@c.example> NOTIFY=NEVER ORCPT=rfc822;b+2B@c\r\n\
              RCPT TO:<d@e.example> ORCPT=utf-8;ü+x\r\nDATA\r\n"
         );
+        let logged_in = Offers { logged_in: true, ..Offers::default() };
+        assert!(lines("", &logged_in).starts_with("MAIL FROM:<a@b.example> AUTH=<>\r\n"));
+        assert!(lines("AUTH=<>", &ALL).starts_with("MAIL FROM:<a@b.example> SIZE=77\r\n"));
         assert!(lines("", &ALL).contains("ORCPT=utf-8;\\x{FC}+x\r\n"), "a transaction without SMTPUTF8 is ASCII");
         assert_eq!(
             lines("BODY=8BITMIME RET=HDRS ENVID=x", &Offers { chunking: true, ..Offers::default() }),

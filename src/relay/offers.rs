@@ -20,6 +20,8 @@ pub struct Offers {
     /// REQUIRETLS (RFC 8689). In a [`Session`](super::Session) only where it may be used: under TLS, with a server that
     /// has proved a name which is authentic.
     pub require_tls: bool,
+    /// AUTH (RFC 4954), by which this host has logged in there.
+    pub logged_in: bool,
 }
 
 /// All that a reply to EHLO says: the extensions for mail, and what comes before any.
@@ -102,6 +104,7 @@ mod tests {
             chunking: true,
             dsn: true,
             require_tls: true,
+            logged_in: false,
         };
         assert_eq!(all, expected);
     }

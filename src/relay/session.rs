@@ -110,7 +110,11 @@ impl<'a> Opening<'a> {
         login::log_in(&mut self.wire, &hello.mechanisms, (self.peer, self.security))?;
         let protection = self.wire.facts().map_or(Protection::Clear(None), |facts| self.security.protection(facts));
         let suffices = self.security.suffices_for_messages(self.peer, self.wire.facts().is_some());
-        let offers = Offers { require_tls: hello.offers.require_tls && suffices, ..hello.offers };
+        let offers = Offers {
+            require_tls: hello.offers.require_tls && suffices,
+            logged_in: self.security.credentials().is_some(),
+            ..hello.offers
+        };
         let wire = self.wire;
         Ok(Session { wire, offers, protection, transactions: 0, unfinished: false, in_step: true })
     }

@@ -19,7 +19,7 @@
 //!
 //! STARTTLS is unknown where there is no certificate, and 503 under TLS. AUTH is 504 for a mechanism that is not offered,
 //! 538 where it would be under TLS, and 503 once someone has logged in or where HELO was said. MAIL is 530 on a port for
-//! submission until someone has, and 555 with REQUIRETLS in clear. A port for submission knows no ETRN.
+//! submission until someone has, and 555 with REQUIRETLS in clear, or with AUTH= where there is no AUTH. A port for submission knows no ETRN.
 //!
 //! In Refused a chunk of the message was refused, and the rest of them is still on its way. After any state, too many
 //! errors or too many commands without a message are 421 and the end.
@@ -28,7 +28,7 @@ use super::command::{Command, Query, Refusal};
 use crate::limits;
 use crate::mail::address::{Address, Domain, ForwardPath, ReversePath};
 use crate::mail::envelope::{Envelope, Recipient};
-use crate::mail::parameter::{MailParameters, RcptParameters};
+use crate::mail::parameter::{MailParameters, ParameterError, RcptParameters};
 use crate::mail::reply::{self, Reply};
 use crate::mail::sasl::Initial;
 
@@ -347,12 +347,17 @@ impl Session {
         if self.terms.submission && self.user.is_none() {
             return if self.may_log_in() { reply::log_in_first() } else { reply::start_tls_first() };
         }
+        if parameters.auth && self.terms.mechanisms.is_empty() {
+            return reply::bad_parameter(false, ParameterError::Unknown("AUTH".to_owned()));
+        }
         if parameters.require_tls && !self.is_under_tls() {
             return reply::require_tls_in_clear();
         }
         if let Err(refusal) = policy.sender(&path, &parameters, self.user.as_ref()) {
             return refusal;
         }
+        // RFC 4954 §5: whoever it names may not have said so.
+        let parameters = MailParameters { auth: false, ..parameters };
         self.set(Transaction::Mail(Envelope { reverse_path: path, parameters, recipients: Vec::new() }));
         reply::sender_ok()
     }

@@ -218,6 +218,19 @@ fn that_tls_is_required_can_be_said_under_tls_alone() {
 }
 
 #[test]
+fn who_is_said_to_have_submitted_it_is_not_kept() {
+    let mut session = Session::new(offering());
+    step(&mut session, "EHLO a");
+    assert_eq!(cell(&step(&mut session, "MAIL FROM:<a@b.org> AUTH=<>")), "250");
+    step(&mut session, "RCPT TO:<c@d.org>");
+    let Next::Data(envelope) = step(&mut session, "DATA") else { panic!() };
+    assert_eq!(envelope.parameters, MailParameters::default());
+    let mut bare = Session::new(Terms { mechanisms: Vec::new(), ..offering() });
+    step(&mut bare, "EHLO a");
+    assert_eq!(cell(&step(&mut bare, "MAIL FROM:<a@b.org> AUTH=<>")), "555");
+}
+
+#[test]
 fn submission_is_for_those_who_log_in() {
     let mut session = Session::new(Terms { submission: true, ..offering() });
     step(&mut session, "EHLO a");

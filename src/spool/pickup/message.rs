@@ -64,7 +64,9 @@ pub fn read(head: &[u8], context: &Context<'_>) -> Result<Dropped, DropError> {
     }
     let has_body = above.octets + header.body_offset < head.len();
     let envelope = match above.envelope {
-        Some(envelope) => Envelope { parameters: MailParameters { size: None, ..envelope.parameters }, ..envelope },
+        Some(envelope) => {
+            Envelope { parameters: MailParameters { size: None, auth: false, ..envelope.parameters }, ..envelope }
+        }
         None => envelope_of(&header, has_body, context)?,
     };
     check_count(&envelope, context.config)?;
