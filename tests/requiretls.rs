@@ -93,6 +93,8 @@ fn who_has_proved_nothing_or_does_not_know_it_gets_none() {
         let line = server.logged(&[&id, " failed "]);
         assert!(line.contains(words) && line.contains("(the sender asked for REQUIRETLS)"), "{line}");
         assert_eq!(mails(&far).len(), 1, "{words}: {:?}", far.lines());
+        let is_quit = words.contains("offers no STARTTLS");
+        eventually("it hears QUIT", || !is_quit || far.lines().last().is_some_and(|line| line == "QUIT"));
         server.queue_is_empty();
         let [report] = server.mailbox("ann@example.org").try_into().unwrap();
         let report = String::from_utf8(report).unwrap();
@@ -156,6 +158,8 @@ fn what_may_be_otherwise_tomorrow_is_tried_again_and_is_no_trouble_of_others() {
         server.logged(&[&ordinary, " delivered ", " tls=none "]);
         assert!(!server.log().contains(" hop-down "), "{}", server.log());
         assert_eq!(mails(&far).len(), 1, "it is tried again, and nothing of it is said");
+        let quits = || far.lines().iter().filter(|line| *line == "QUIT").count();
+        eventually("it hears QUIT", || !words.contains("refuses it") || quits() >= 2);
         drop(far);
         // The hop has mended its TLS.
         let _far = host(world, 2, &server_config(ca), &["REQUIRETLS"]);

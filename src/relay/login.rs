@@ -19,7 +19,7 @@ pub fn log_in(wire: &mut Wire, offered: &str, (peer, security): (&Peer<'_>, &Sec
     let Some(credentials) = security.credentials() else { return Ok(()) };
     let attempt = Attempt { security, credentials, host: wire.host().to_owned() };
     if !security.is_private(peer, wire.facts().is_some()) {
-        return Err(attempt.in_clear());
+        return Err(wire.leave(attempt.in_clear()));
     }
     let facts = wire.facts();
     let setting = Setting {
@@ -31,8 +31,10 @@ pub fn log_in(wire: &mut Wire, offered: &str, (peer, security): (&Peer<'_>, &Sec
         nonce: nonce().ok_or_else(|| attempt.broken("this system has no random numbers"))?,
         server: (peer.name.to_owned(), peer.address.port()),
     };
-    let start = client::begin(offered, credentials.login.clone(), setting).map_err(|why| attempt.unable(&why))?;
-    attempt.exchange(wire, start)
+    match client::begin(offered, credentials.login.clone(), setting) {
+        Ok(start) => attempt.exchange(wire, start),
+        Err(why) => Err(wire.leave(attempt.unable(&why))),
+    }
 }
 
 /// One login, for its words.
@@ -58,18 +60,19 @@ impl Attempt<'_> {
                 }
                 Err(fault) => {
                     // RFC 4954 §4: this takes the login back. The connection is closed all the same.
-                    let _ = wire.ask(Stage::Auth, "*\r\n");
-                    return Err(self.broken(fault));
+                    let answered = wire.ask(Stage::Auth, "*\r\n");
+                    let refusal = self.broken(fault);
+                    return Err(if answered.is_ok() { wire.leave(refusal) } else { refusal });
                 }
             }
         }
         match wire.judge(Stage::Auth, &answer, 2)? {
-            Said::Yes(_) => exchange.accepted(None).map_err(|fault| self.broken(fault)),
+            Said::Yes(_) => exchange.accepted(None).map_err(|fault| wire.leave(self.broken(fault))),
             Said::No(_) if answer.class() == 5 => {
                 let complaint = exchange.complaint().map(|words| format!(" ({words})")).unwrap_or_default();
-                Err(self.refused(start.mechanism, &format!("{}{complaint}", answer.reply())))
+                Err(wire.leave(self.refused(start.mechanism, &format!("{}{complaint}", answer.reply()))))
             }
-            Said::No(outcome) => Err(Refusal { stage: Stage::Auth, outcome }),
+            Said::No(outcome) => Err(wire.leave(Refusal { stage: Stage::Auth, outcome })),
         }
     }
 

@@ -1,10 +1,12 @@
 //! A session with a next hop, from the connection to QUIT.
 //!
 //! It is open, greeted, and as secure as was asked for, as long as the value lives; dropped, it only closes. After anything
-//! that leaves the dialogue in doubt it is not reusable: what the hop says next could answer anything.
+//! that leaves the dialogue in doubt it is not reusable: what the hop says next could answer anything. A hop that is of
+//! no use before that hears QUIT, if both sides know where they are.
 
 use super::login;
 use super::offers::{Hello, Offers};
+use super::reply::Answer;
 use super::security::{self, Protection, Security};
 use super::stage::Stage;
 use super::wire::{Said, Wire};
@@ -96,7 +98,7 @@ impl<'a> Opening<'a> {
             self = self.secure()?;
         }
         let greeting = self.wire.reply(Stage::Greeting)?;
-        accept(Stage::Greeting, self.wire.judge(Stage::Greeting, &greeting, 2)?)?;
+        self.accept(Stage::Greeting, &greeting)?;
         let mut hello = self.greet()?;
         if with_tls && self.wire.facts().is_none() {
             if hello.starttls {
@@ -104,7 +106,8 @@ impl<'a> Opening<'a> {
                 // What was offered in clear anyone may have said (RFC 3207 §4.2).
                 hello = self.greet().map_err(of_tls)?;
             } else if self.security.needs_tls() {
-                return Err(self.security.not_offered(self.wire.host()));
+                let refusal = self.security.not_offered(self.wire.host());
+                return Err(self.wire.leave(refusal));
             }
         }
         login::log_in(&mut self.wire, &hello.mechanisms, (self.peer, self.security))?;
@@ -120,15 +123,23 @@ impl<'a> Opening<'a> {
     }
 
     fn greet(&mut self) -> Result<Hello, Refusal> {
-        let (wire, name) = (&mut self.wire, self.peer.hello);
-        let answer = wire.ask(Stage::Hello, &format!("EHLO {name}\r\n"))?;
+        let name = self.peer.hello;
+        let answer = self.wire.ask(Stage::Hello, &format!("EHLO {name}\r\n"))?;
         if answer.class() == 5 {
-            let answer = wire.ask(Stage::Hello, &format!("HELO {name}\r\n"))?;
-            accept(Stage::Hello, wire.judge(Stage::Hello, &answer, 2)?)?;
+            let answer = self.wire.ask(Stage::Hello, &format!("HELO {name}\r\n"))?;
+            self.accept(Stage::Hello, &answer)?;
             return Ok(Hello::default());
         }
-        accept(Stage::Hello, wire.judge(Stage::Hello, &answer, 2)?)?;
+        self.accept(Stage::Hello, &answer)?;
         Ok(Hello::read(&answer))
+    }
+
+    /// Goes on after a yes. Of a hop that says no leave is taken, before another is tried (RFC 8689 §4.2.1).
+    fn accept(&mut self, stage: Stage, answer: &Answer) -> Result<(), Refusal> {
+        match self.wire.judge(stage, answer, 2)? {
+            Said::Yes(_) => Ok(()),
+            Said::No(outcome) => Err(self.wire.leave(Refusal { stage, outcome })),
+        }
     }
 
     fn start_tls(mut self) -> Result<Opening<'a>, Refusal> {
@@ -137,7 +148,7 @@ impl<'a> Opening<'a> {
             Said::Yes(_) => self.secure(),
             Said::No(_) => {
                 let text = format!("{} offers STARTTLS and refuses it: {}", self.wire.host(), answer.reply());
-                Err(Refusal::deferred(Stage::Tls, Enhanced(4, 7, 4), text))
+                Err(self.wire.leave(Refusal::deferred(Stage::Tls, Enhanced(4, 7, 4), text)))
             }
         }
     }
@@ -160,13 +171,6 @@ fn of_tls(refusal: Refusal) -> Refusal {
 fn words(refusal: &Refusal) -> String {
     let (Outcome::Delivered(cause) | Outcome::Deferred(cause) | Outcome::Failed(cause)) = &refusal.outcome;
     cause.to_string()
-}
-
-fn accept(stage: Stage, said: Said) -> Result<(), Refusal> {
-    match said {
-        Said::Yes(_) => Ok(()),
-        Said::No(outcome) => Err(Refusal { stage, outcome }),
-    }
 }
 
 #[cfg(test)]

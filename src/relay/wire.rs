@@ -115,6 +115,13 @@ impl Wire {
         self.reply(stage)
     }
 
+    /// Takes leave of a hop that waits for the next command and gets none, for the reason that is given back. Its reply
+    /// is waited for shortly, and nothing depends on it (RFC 5321 §4.1.1.10).
+    pub fn leave(&mut self, why: Refusal) -> Refusal {
+        let _ = self.ask(Stage::Quit, "QUIT\r\n");
+        why
+    }
+
     /// What `answer` says where `hoped` is the code that is due, or its class. 421 ends the session (RFC 5321 §3.8), and
     /// so does a code that is none of these here.
     pub fn judge(&self, stage: Stage, answer: &Answer, hoped: u16) -> Result<Said, Refusal> {
