@@ -83,6 +83,8 @@ impl fmt::Display for Fault {
 
 impl std::error::Error for Fault {}
 
+const NO_BASE64: Fault = Fault("the server's challenge is no base64");
+
 /// A login under way.
 pub struct Exchange(State);
 
@@ -219,6 +221,10 @@ impl Exchange {
         if challenge.len() > limits::AUTH_LINE {
             return Err(Fault("the server's challenge is too long"));
         }
+        // RFC 4954 §4. LOGIN's are read by nobody, and some servers write `334 Username:` as it is.
+        if !self.is_login() {
+            decoded(challenge).ok_or(NO_BASE64)?;
+        }
         let (line, next) = match self.0 {
             State::Unsent(line, next) => (line, *next),
             State::Password(line) => (line, State::Said),
@@ -233,6 +239,12 @@ impl Exchange {
             }
         };
         Ok((line, Exchange(next)))
+    }
+
+    /// Whether name and password of LOGIN are still to be said.
+    fn is_login(&self) -> bool {
+        let is_next = |state: &State| matches!(state, State::Password(_));
+        is_next(&self.0) || matches!(&self.0, State::Unsent(_, next) if is_next(next))
     }
 
     /// After the server's yes: whether to believe it. `with` is what came with it, where a protocol has a place for that.
@@ -287,9 +299,7 @@ fn verify(signature: &[u8; 32], challenge: &str) -> Result<(), Fault> {
 }
 
 fn message(challenge: &str) -> Result<String, Fault> {
-    decoded(challenge)
-        .and_then(|octets| String::from_utf8(octets).ok())
-        .ok_or(Fault("the server's challenge is no base64"))
+    decoded(challenge).and_then(|octets| String::from_utf8(octets).ok()).ok_or(NO_BASE64)
 }
 
 fn shown(challenge: &str) -> String {
@@ -373,6 +383,20 @@ mod tests {
         assert!(exchange.respond("").is_err(), "nothing is said twice");
         let early = begin("LOGIN", password(), setting()).unwrap().exchange;
         assert!(early.accepted(None).is_err());
+    }
+
+    #[test]
+    fn a_challenge_that_is_no_base64_ends_all_but_login() {
+        let long = || begin("XOAUTH2", token(&"x".repeat(600)), setting());
+        for start in [
+            begin("SCRAM-SHA-256", password(), setting()),
+            begin("OAUTHBEARER", token("x"), setting()),
+            begin("XOAUTH2", token("x"), setting()),
+            long(),
+        ] {
+            assert_eq!(start.unwrap().exchange.respond("not even base64").unwrap_err(), NO_BASE64);
+        }
+        assert!(long().unwrap().exchange.respond("").is_ok());
     }
 
     #[test]
