@@ -476,11 +476,18 @@ pub fn authenticated(client: IpAddr, user: &Address, mechanism: impl Display, tl
         .write();
 }
 
-/// Someone opened a mailbox.
-pub fn login(client: IpAddr, mailbox: &Address, messages: usize, octets: u64) {
+/// Someone opened a mailbox; `tls` is what the connection is encrypted with.
+pub fn login(
+    client: IpAddr,
+    mailbox: &Address,
+    (messages, octets): (usize, u64),
+    (mechanism, tls): (impl Display, Option<impl Display>),
+) {
     event(Level::Info, None, "login")
         .pair("client", client)
         .pair("mailbox", mailbox)
+        .pair("mechanism", mechanism)
+        .maybe("tls", tls)
         .pair("messages", messages)
         .pair("octets", octets)
         .write();

@@ -159,6 +159,8 @@ fn what_is_injected_behind_stls_is_never_answered() {
     }
     server.logged(&[" logout client="]);
     assert_eq!(server.log().matches(" login client=").count(), 1, "{}", server.log());
+    let login = server.logged(&[" login client="]);
+    assert!(login.contains(" mailbox=ann@example.org mechanism=USER tls=\"TLSv1.3 TLS_"), "{login}");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! The part of a connection that lets a client prove whose mailbox it may open, by PASS or by AUTH (RFC 5034).
 
+use std::fmt::Display;
+
 use super::super::login::Denied;
 use super::super::reply::{self, Answer};
 use super::super::session::Next;
@@ -15,7 +17,7 @@ impl Connection<'_> {
     /// Opens the mailbox for a name and its password, or says why not.
     pub(super) fn log_in(&mut self, name: &str, password: &[u8]) -> Next {
         match self.server.gate.check(self.client, &Credentials::new(name, password)) {
-            Ok(address) => self.open(address),
+            Ok(address) => self.open(address, "USER"),
             Err(denied) => {
                 maillog::login_failed(self.client, name, denied.why());
                 self.session.deny(refusal(Out::Denied(denied)))
@@ -39,7 +41,7 @@ impl Connection<'_> {
                         None => Step::Out(Out::TooLong),
                     }
                 }
-                Step::In(address) => return Ok(self.open(address)),
+                Step::In(address) => return Ok(self.open(address, mechanism)),
                 Step::Out(out) => return Ok(self.session.deny(refusal(out))),
             }
         }
@@ -51,13 +53,14 @@ impl Connection<'_> {
         self.line(limits::AUTH_LINE, |line| line.map(|line| String::from_utf8_lossy(line).into_owned()))
     }
 
-    /// Opens the mailbox of someone whom the gate has let in.
-    fn open(&mut self, address: Address) -> Next {
+    /// Opens the mailbox of someone whom the gate has let in by this mechanism, or by USER and PASS.
+    fn open(&mut self, address: Address, mechanism: impl Display) -> Next {
         let name = address.to_string();
         let (answer, why) = match self.server.open(address) {
             Ok(login) => {
-                let listing = &login.mailbox.listing;
-                maillog::login(self.client, &login.address, listing.left(), listing.octets());
+                let size = (login.mailbox.listing.left(), login.mailbox.listing.octets());
+                let agreed = self.reader.get_mut().stream.tls().map(|facts| &facts.agreed);
+                maillog::login(self.client, &login.address, size, (mechanism, agreed));
                 return self.session.enter(login);
             }
             Err(Denied::Unsafe) => (reply::WRONG, "the name can't be that of a folder"),
