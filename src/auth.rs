@@ -16,11 +16,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use stringprep::tables::unassigned_code_point;
 
 use crate::io::clock::Now;
 use crate::io::tls::TlsFacts;
 use crate::limits;
-use crate::mail::address::{Address, Domain, ReversePath};
+use crate::mail::address::{Address, Domain, ReversePath, folded};
 use crate::mail::sasl::server::Lookup;
 use crate::mail::sasl::{Bindings, Credentials, Keys, Mechanism};
 use crate::maillog;
@@ -149,7 +150,7 @@ impl Gate {
         let site = self.site.get();
         let address = address(lookup.name(), site.config.first_domain());
         self.wait(client, address.as_ref())?;
-        let name = address.as_ref().map_or_else(|| lookup.name().to_lowercase(), Address::to_string);
+        let name = address.as_ref().map_or_else(|| folded(lookup.name()), Address::to_string);
         let iterations = site.users.scram_iterations().unwrap_or(limits::SCRAM_ITERATIONS);
         let nobody = Keys::of_nobody(&self.secret, &name, iterations);
         let known = address.as_ref().and_then(|address| site.users.scram_keys(address));
@@ -255,10 +256,19 @@ fn same(authzid: &str, own: &Address, site: &Site) -> Result<(), &'static str> {
     if is_same { Ok(()) } else { Err("the login is for another user's mail") }
 }
 
-/// A name without a domain is one of the first domain. What is no address is nobody.
+/// A name without a domain is one of the first domain. What is no address is nobody, and so is what SASLprep forbids
+/// (RFC 4954 §4).
 fn address(name: &str, first_domain: &Domain) -> Option<Address> {
+    let name = prepared(name)?;
     let whole = name.parse().or_else(|_| format!("{name}@{first_domain}").parse::<Address>());
     whole.ok().map(|address| address.folded())
+}
+
+/// The name after SASLprep (RFC 4013). Letters that are newer than its tables may be in what is asked for (§2.5).
+fn prepared(name: &str) -> Option<String> {
+    let known: String = name.chars().filter(|letter| !unassigned_code_point(*letter)).collect();
+    let prepared = stringprep::saslprep(&known).ok()?;
+    Some(if known.len() == name.len() { prepared.into_owned() } else { name.to_owned() })
 }
 
 #[cfg(test)]
@@ -280,7 +290,10 @@ pub(crate) mod tests {
     /// The users ann and bob at example.org, with this for a password.
     pub fn site(hash: &str) -> Arc<CurrentSite> {
         let config = Config::parse("local_domains = [\"example.org\", \"example.net\"]", Path::new("/")).unwrap();
-        let text = format!("ann@example.org:{hash}::::::postrider_senders=@shop.example\nbob@example.org:{hash}\n");
+        let text = format!(
+            "ann@example.org:{hash}::::::postrider_senders=@shop.example\nbob@example.org:{hash}\n\
+             jo\u{308}rg@example.org:{hash}\nj\u{fc}rgen@example.org:{hash}\n"
+        );
         let users = Users::parse(Path::new("users"), &text).unwrap();
         let aliases = Aliases::parse(Path::new("aliases"), "info: ann\nall: ann, bob\n").unwrap();
         Arc::new(CurrentSite::new(Site { config, users, aliases }))
@@ -303,6 +316,14 @@ pub(crate) mod tests {
         let domain = "example.org".parse().unwrap();
         for name in ["ann", "ANN", "Ann@example.org", "ann@EXAMPLE.org", "\"ann\"@example.org"] {
             assert_eq!(address(name, &domain).unwrap().to_string(), "ann@example.org", "{name}");
+        }
+        // RFC 4954 §4: what looks the same is the same name, and what SASLprep forbids is none.
+        for name in ["jörg", "jo\u{308}rg", "JO\u{308}RG@example.org", "j\u{ad}\u{f6}rg", "ｊörg"] {
+            assert_eq!(address(name, &domain).unwrap().to_string(), "j\u{f6}rg@example.org", "{name}");
+        }
+        assert_eq!(address("\u{1f4e7}", &domain).unwrap().to_string(), "\u{1f4e7}@example.org");
+        for name in ["a\u{e000}nn", "\u{ad}", "ann\u{627}", "a\u{e000}\u{1f4e7}"] {
+            assert_eq!(address(name, &domain), None, "{name:?}");
         }
         for name in ["", "ann@", "@example.org", "a nn", "ann@a@b", "ann@example.org/..", "ann@..", "a\0b", "<ann>"] {
             assert_eq!(address(name, &domain), None, "{name}");
@@ -327,11 +348,33 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_name_is_one_however_its_letters_are_written() {
+        let gate = gate(HASH);
+        for name in ["jörg", "jo\u{308}rg", "JO\u{308}RG@example.org", "jürgen", "ju\u{308}rgen"] {
+            for authzid in ["", name] {
+                let credentials = Credentials { authzid: authzid.into(), ..Credentials::new(name, b"correct horse") };
+                let address = gate.check(client(1), &credentials).unwrap().to_string();
+                assert!(
+                    ["j\u{f6}rg@example.org", "j\u{fc}rgen@example.org"].contains(&&*address),
+                    "{name:?} {address:?}"
+                );
+            }
+        }
+        count::take();
+    }
+
+    #[test]
     fn only_oneself_can_be_asked_for() {
         let gate = gate(HASH);
-        for (authzid, is_right) in
-            [("", true), ("ANN", true), ("ann@example.org", true), ("bob", false), ("a b", false)]
-        {
+        for (authzid, is_right) in [
+            ("", true),
+            ("ANN", true),
+            ("a\u{ad}nn", true),
+            ("ann@example.org", true),
+            ("bob", false),
+            ("a b", false),
+            ("\u{ad}", false),
+        ] {
             let credentials = Credentials { authzid: authzid.into(), ..Credentials::new("Ann", b"correct horse") };
             let verdict = gate.check(client(1), &credentials);
             assert_eq!(verdict.is_ok(), is_right, "{authzid}: {verdict:?}");

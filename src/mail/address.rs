@@ -8,6 +8,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use unicode_normalization::UnicodeNormalization;
+
 use crate::limits;
 
 /// Why something is no address.
@@ -156,11 +158,11 @@ impl Address {
         self.local_part.is_ascii()
     }
 
-    /// The form under which local names are looked up: all in lower case. A few letters take more octets there; where
-    /// that would be too many for an address, nobody can have that name, and it is left as it is.
+    /// The form under which local names are looked up: see [`folded`]. A few letters take more octets there; where that
+    /// would be too many for an address, nobody can have that name, and it is left as it is.
     pub fn folded(&self) -> Address {
-        let lower = self.local_part.to_lowercase();
-        let local_part = if lower.len() > limits::LOCAL_PART { self.local_part.clone() } else { lower };
+        let folded = folded(&self.local_part);
+        let local_part = if folded.len() > limits::LOCAL_PART { self.local_part.clone() } else { folded };
         Address { local_part, host: self.host.clone() }
     }
 }
@@ -192,6 +194,12 @@ impl fmt::Display for Address {
         }
         write!(out, "\"@{}", self.host)
     }
+}
+
+/// All in lower case, each letter with its marks in one piece where there is such a one (Unicode's NFC, as RFC 6532
+/// §3.1 wants it): what looks the same is the same.
+pub fn folded(text: &str) -> String {
+    if text.is_ascii() { text.to_ascii_lowercase() } else { text.to_lowercase().nfc().collect() }
 }
 
 /// Where failures are reported to: an address, or nowhere.
@@ -422,6 +430,13 @@ mod tests {
             prop_assert_eq!(address.to_string().parse::<Address>(), Ok(address.clone()));
             let path = ReversePath::Address(address);
             prop_assert_eq!(path.to_string().parse::<ReversePath>(), Ok(path));
+        }
+
+        #[test]
+        fn what_is_folded_stays_so_however_it_was_written(text in "\\PC{0,20}|[a-zäİΣſ\u{300}-\u{36f}]{0,20}") {
+            let once = folded(&text);
+            prop_assert_eq!(folded(&once), once.clone());
+            prop_assert_eq!(folded(&text.nfd().collect::<String>()), once);
         }
 
         #[test]

@@ -13,7 +13,7 @@
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use super::address::{Address, Domain, Host};
+use super::address::{Address, Domain, Host, folded};
 use crate::limits;
 
 /// RFC 4648 §6: the same letters in either case.
@@ -114,7 +114,7 @@ impl Srs {
     fn authenticator(&self, tag: &str, guarded: &str) -> Hmac<Sha256> {
         let mut mac = self.mac.clone();
         mac.update(tag.as_bytes());
-        mac.update(guarded.to_lowercase().as_bytes());
+        mac.update(folded(guarded).as_bytes());
         mac
     }
 
