@@ -1,13 +1,29 @@
 //! What a message lacks of what each must have (RFC 5322 §3.6), added by the host where its way begins (RFC 6409 §8).
 //!
-//! Date and Message-ID are added below the other fields, and a From without a domain gets one; all other octets stay as
-//! they came. Where a header ends with a line that is no field, an empty line is put before that, so that what was text
-//! stays text. Never fails; a header larger than [`limits::DROP_HEADER`] passes as it is.
+//! Date and Message-ID are added below the other fields, and an address without a domain gets one (RFC 6409 §4.2); all
+//! other octets stay as they came. Where a header ends with a line that is no field, an empty line is put before that,
+//! so that what was text stays text. Never fails; a header larger than [`limits::DROP_HEADER`] passes as it is.
 
 use super::address::Domain;
 use super::header::{self, Header};
 use super::rewrite;
 use crate::limits;
+
+/// The fields that hold addresses (RFC 5322 §3.6).
+const ADDRESSES: [&str; 12] = [
+    "From",
+    "Sender",
+    "Reply-To",
+    "To",
+    "Cc",
+    "Bcc",
+    "Resent-From",
+    "Resent-Sender",
+    "Resent-Reply-To",
+    "Resent-To",
+    "Resent-Cc",
+    "Resent-Bcc",
+];
 
 /// What the fields that are added say.
 #[derive(Clone, Debug)]
@@ -81,7 +97,8 @@ impl Completion {
         }
         let mut out = Vec::with_capacity(self.text.len() + limits::TEXT_LINE);
         for field in &header.fields {
-            let qualified = if field.is("From") { rewrite::qualified(field, &self.default_domain) } else { None };
+            let has_addresses = ADDRESSES.iter().any(|name| field.is(name));
+            let qualified = if has_addresses { rewrite::qualified(field, &self.default_domain) } else { None };
             out.extend_from_slice(qualified.as_deref().unwrap_or(field.octets));
         }
         let added = missing_fields(&header, &self.stamp);
@@ -140,7 +157,26 @@ mod tests {
             ("From: a@b.org\r\n\r\nhi\r\n", format!("From: a@b.org\r\n{ADDED}\r\nhi\r\n")),
             ("From: Ann (x) <ann>\r\n\tb:\r\n\r\n", format!("From: Ann (x) <ann>\r\n\tb:\r\n{ADDED}\r\n")),
             ("from: Ann <ann>, bob\r\n\r\n", format!("from: Ann <ann@example.org>, bob@example.org\r\n{ADDED}\r\n")),
-            ("Sender: ann\r\nTo: bob\r\n\r\n", format!("Sender: ann\r\nTo: bob\r\n{ADDED}\r\n")),
+            ("sender: ann\r\nTO: b\r\n\r\n", format!("sender: ann@example.org\r\nTO: b@example.org\r\n{ADDED}\r\n")),
+            (
+                "Cc: a\r\nBcc: a\r\nReply-To: a\r\nSubject: a\r\n\r\n",
+                format!(
+                    "Cc: a@example.org\r\nBcc: a@example.org\r\nReply-To: a@example.org\r\nSubject: a\r\n{ADDED}\r\n"
+                ),
+            ),
+            (
+                "Resent-To: a, b@c\r\nResent-Sender: <a>\r\nResent-Date: a\r\n\r\n",
+                format!(
+                    "Resent-To: a@example.org, b@c\r\nResent-Sender: <a@example.org>\r\nResent-Date: a\r\n{ADDED}\r\n"
+                ),
+            ),
+            // What is no local-part stays.
+            (
+                "To: no one:;, a b, \"\", .a, a..b, =?utf-8?q?J=C3=B6rg?=, <>, \"a b\"\r\n\r\n",
+                format!(
+                    "To: no one:;, a b, \"\", .a, a..b, =?utf-8?q?J=C3=B6rg?=, <>, \"a b\"@example.org\r\n{ADDED}\r\n"
+                ),
+            ),
             (
                 "date: x\r\nSubject: 1\r\n 2\r\n\r\n",
                 "date: x\r\nSubject: 1\r\n 2\r\nMessage-ID: <ID@mail.example.org>\r\n\r\n".into(),

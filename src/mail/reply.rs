@@ -247,6 +247,8 @@ replies! {
     nothing_waits = 251 2 . 0 . 0 "no message waits for that domain";
     /// To a recipient elsewhere, from a client that may not relay.
     relaying_denied = 550 5 . 7 . 1 "that domain is not served here, and your address may not relay";
+    /// To a recipient at a domain of one label on a port for submission (RFC 6409 §4.2).
+    unqualified_domain = 554 5 . 1 . 2 "the domain is not a whole one; write it like example.org";
     /// To one recipient too many (RFC 5321 §4.5.3.1.10).
     too_many_recipients = 452 4 . 5 . 3 "too many recipients; send the rest in another transaction";
     /// To a message above the limit, announced or sent.

@@ -102,7 +102,7 @@ fn qualified_value(field: &Field<'_>, default_domain: &Domain) -> Vec<Vec<u8>> {
     let mut out: Vec<Vec<u8>> = Vec::new();
     for entry in entries(without_line_end(field.value).0) {
         match entry.address(default_domain) {
-            Some(address) if !entry.address_text().contains(&b'@') => out.extend(entry.replaced(&address)),
+            Some(address) if entry.is_bare_name(&address) => out.extend(entry.replaced(&address)),
             _ => out.push(entry.octets.to_vec()),
         }
         out.last_mut().zip(entry.end).into_iter().for_each(|(last, end)| last.push(end));
@@ -132,6 +132,16 @@ impl Entry<'_> {
     fn address_text(&self) -> Vec<u8> {
         let written = self.angle.map_or(self.octets, |(from, to)| &self.octets[from..to]);
         units(written).map(|unit| if is_comment(unit) { b" " } else { unit }).collect::<Vec<_>>().concat()
+    }
+
+    /// Whether `address` stands there without its domain, as a local-part that needs no other quotes, and is no word in
+    /// another charset.
+    fn is_bare_name(&self, address: &Address) -> bool {
+        let text = self.address_text();
+        let has = |octet: u8| text.contains(&octet);
+        let is_encoded = address.local_part().starts_with("=?") && address.local_part().ends_with("?=");
+        let is_quoted = address.to_string().starts_with('"');
+        !has(b'@') && !is_encoded && !address.local_part().is_empty() && is_quoted <= has(b'"')
     }
 
     /// With its address replaced, in pieces.

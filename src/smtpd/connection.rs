@@ -173,7 +173,8 @@ impl<'a> Connection<'a> {
         let command = self.command()?;
         let (verb, recipient) = (command.as_ref().map_or("-", Command::verb), recipient_of(&command));
         let site = self.server.site.get();
-        let policy = SitePolicy { site: &site, spool: &self.server.spool, client: self.client };
+        let (spool, submission) = (&self.server.spool, self.session.is_for_submission());
+        let policy = SitePolicy { site: &site, spool, client: self.client, submission };
         let next = self.session.step(command, &policy);
         if !self.session.in_chunks() {
             // RSET and EHLO forget a message that was under way.

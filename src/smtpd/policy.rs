@@ -9,7 +9,7 @@ use crate::mail::address::{Address, Domain, ForwardPath, ReversePath};
 use crate::mail::parameter::{MailParameters, Notify, RcptParameters};
 use crate::mail::reply::{self, Reply};
 use crate::maillog;
-use crate::route::{Place, Route, Site};
+use crate::route::{Place, Route, Site, Why};
 use crate::spool::{Selection, Spool};
 
 /// The policy towards one client.
@@ -20,6 +20,8 @@ pub struct SitePolicy<'a> {
     pub spool: &'a Spool,
     /// The client's address.
     pub client: IpAddr,
+    /// Whether it came to a port for submission.
+    pub submission: bool,
 }
 
 impl Policy for SitePolicy<'_> {
@@ -63,7 +65,11 @@ impl Policy for SitePolicy<'_> {
         let address = self.site.recipient(path);
         if !self.site.is_local(&address) {
             let may = user.is_some() || self.site.config.may_relay(self.client);
-            return if may { Ok(address) } else { Err(reply::relaying_denied()) };
+            return match () {
+                () if !may => Err(reply::relaying_denied()),
+                () if self.submission && self.is_unqualified(&address) => Err(reply::unqualified_domain()),
+                () => Ok(address),
+            };
         }
         if let Some(reversed) = self.site.rewritten_from(&address) {
             // Else whoever saw the address in a message could send through this host to whom it stands for.
@@ -129,6 +135,12 @@ impl Policy for SitePolicy<'_> {
 }
 
 impl SitePolicy<'_> {
+    /// Whether the domain is half a name, and not one that `relay.domains` has.
+    fn is_unqualified(&self, address: &Address) -> bool {
+        let has_one_label = address.domain().is_some_and(|domain| !domain.as_str().contains('.'));
+        has_one_label && self.site.next_hop(address.host()).1 != Why::Domains
+    }
+
     /// The address that VRFY or EXPN means, with or without brackets and domain.
     fn named(&self, name: &str) -> Option<Address> {
         let bare = name.strip_prefix('<').and_then(|rest| rest.strip_suffix('>')).unwrap_or(name);
@@ -168,7 +180,7 @@ mod tests {
         let site = Site { config, users: Users::default(), aliases: Aliases::default() };
         let folder = tempfile::tempdir().unwrap();
         let (spool, _writer) = Spool::open(folder.path()).unwrap();
-        let policy = SitePolicy { site: &site, spool: &spool, client: "192.0.2.7".parse().unwrap() };
+        let policy = SitePolicy { site: &site, spool: &spool, client: "192.0.2.7".parse().unwrap(), submission: false };
         let today = Now::read().day();
         let said_to = |from: &str, day: u64, secret: &str| {
             let rewritten = Srs::new(secret).forward(&"ann@far.example".parse().unwrap(), &domain, day).unwrap();
@@ -184,7 +196,7 @@ mod tests {
         let mut config = site.config.clone();
         config.relay.from = vec!["192.0.2.7/32".parse().unwrap()];
         let site = Site { config, users: Users::default(), aliases: Aliases::default() };
-        let trusted = SitePolicy { site: &site, spool: &spool, client: policy.client };
+        let trusted = SitePolicy { site: &site, spool: &spool, client: policy.client, submission: false };
         let rewritten = Srs::new("a secret of this test").forward(&"ann@far.example".parse().unwrap(), &domain, today);
         let path = ForwardPath::Address(rewritten.unwrap());
         assert!(trusted.recipient(&path, &"<x@b.example>".parse().unwrap(), None).is_ok());
@@ -200,7 +212,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (spool, _writer) = Spool::open(folder.path()).unwrap();
         let asked = |client: &str, notify: &str| {
-            let policy = SitePolicy { site: &site, spool: &spool, client: client.parse().unwrap() };
+            let policy = SitePolicy { site: &site, spool: &spool, client: client.parse().unwrap(), submission: false };
             policy.heeded(RcptParameters::parse(notify).unwrap(), None).to_string()
         };
         for (notify, heeded) in [

@@ -19,7 +19,8 @@
 //!
 //! STARTTLS is unknown where there is no certificate, and 503 under TLS. AUTH is 504 for a mechanism that is not offered,
 //! 538 where it would be under TLS, and 503 once someone has logged in or where HELO was said. MAIL is 530 on a port for
-//! submission until someone has, and 555 with REQUIRETLS in clear, or with AUTH= where there is no AUTH. A port for submission knows no ETRN.
+//! submission until someone has, and 555 with REQUIRETLS in clear, or with AUTH= where there is no AUTH. A port for
+//! submission knows no ETRN.
 //!
 //! In Refused a chunk of the message was refused, and the rest of them is still on its way. After any state, too many
 //! errors or too many commands without a message are 421 and the end.
@@ -163,6 +164,11 @@ impl Session {
     /// Whether anyone can log in here at all, be it after STARTTLS.
     pub fn may_ever_log_in(&self) -> bool {
         !self.terms.mechanisms.is_empty()
+    }
+
+    /// Whether only those who log in may send.
+    pub fn is_for_submission(&self) -> bool {
+        self.terms.submission
     }
 
     /// Whether all of it is encrypted.
