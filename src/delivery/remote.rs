@@ -251,7 +251,7 @@ impl<'d> Dialogue<'d> {
     fn open(&self, peer: &Peer<'_>) -> Result<Session, Unopened> {
         let trust = &self.remote.trust;
         let terms = || {
-            let terms = trust.terms(&self.group.hop, &self.settings).map_err(Unopened::by_settings)?;
+            let terms = trust.terms(&self.group.hop, &self.settings).map_err(|outcome| self.without_terms(outcome))?;
             Ok(Terms { security: terms.security.for_message(self.parameters.require_tls), ..terms })
         };
         let Terms { security, is_old } = terms()?;
@@ -266,6 +266,20 @@ impl<'d> Dialogue<'d> {
             trust.forget(&self.settings);
         }
         opened.map_err(|refusal| Unopened::by_server(refusal, self.parameters.require_tls))
+    }
+
+    /// Why nothing can be asked of any server. Where only the message wants a proof, and this host has nothing to know
+    /// it by, that is the message's trouble.
+    fn without_terms(&self, outcome: Outcome) -> Unopened {
+        let (hop, trust) = (&self.group.hop, &self.remote.trust);
+        let is_raised = self.parameters.require_tls
+            && !trust.knows_proof(hop, &self.settings)
+            && trust.knows_proof(hop, &self.site.config.relay.settings_of(hop));
+        let refused = match is_raised {
+            true => Refused::Unprotected(relay::asked_by_sender(outcome)),
+            false => Refused::Unreachable(outcome),
+        };
+        Unopened { refused, next: Next::Stop }
     }
 
     /// Offers the session what is undecided.
@@ -417,10 +431,6 @@ struct Unopened {
 }
 
 impl Unopened {
-    fn by_settings(outcome: Outcome) -> Unopened {
-        Unopened { refused: Refused::Unreachable(outcome), next: Next::Stop }
-    }
-
     fn by_server(refusal: Refusal, require_tls: bool) -> Unopened {
         let next = if refusal.is_about_login() { Next::Stop } else { Next::Server };
         let refused = match (refusal.stage, require_tls) {

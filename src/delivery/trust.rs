@@ -57,7 +57,7 @@ impl Trust {
 
     /// What `settings` ask of the hop.
     pub fn terms(&self, hop: &NextHop, settings: &HopSettings) -> Result<Terms, Outcome> {
-        let security = self.security(hop, settings).map_err(|what| wrong(hop, &what))?;
+        let security = self.security(hop, settings)?;
         let (credentials, is_old) = self.credentials(settings).map_err(|what| wrong(hop, &what))?;
         Ok(Terms { security: security.with(credentials), is_old })
     }
@@ -69,9 +69,15 @@ impl Trust {
         }
     }
 
-    fn security(&self, hop: &NextHop, settings: &HopSettings) -> Result<Security, String> {
-        let level = Level::vouched_by(settings, |ca| self.authorities(ca))?;
-        Security::new(hop, level).map(|security| security.implicit(hop.port == Some(IMPLICIT)))
+    /// Whether this host can tell what `settings` want proved.
+    pub fn knows_proof(&self, hop: &NextHop, settings: &HopSettings) -> bool {
+        self.security(hop, settings).is_ok()
+    }
+
+    fn security(&self, hop: &NextHop, settings: &HopSettings) -> Result<Security, Outcome> {
+        let level = Level::vouched_by(settings, |ca| self.authorities(ca));
+        let security = level.and_then(|level| Security::new(hop, level));
+        security.map(|security| security.implicit(hop.port == Some(IMPLICIT))).map_err(|what| wrong(hop, &what))
     }
 
     fn authorities(&self, ca: Option<&Path>) -> Result<Roots, String> {

@@ -130,19 +130,10 @@ impl Security {
 
     /// What the refusal is to whoever does not know that the message asks for TLS. What another host said stays its own.
     pub(super) fn explained(&self, refusal: Refusal) -> Refusal {
-        let Refusal { stage, outcome } = refusal;
-        let explain = |mut cause: Cause| {
-            if self.for_message && stage == Stage::Tls && cause.host.is_none() {
-                cause.reply = cause.reply.line(BY_SENDER);
-            }
-            cause
-        };
-        let outcome = match outcome {
-            Outcome::Delivered(cause) => Outcome::Delivered(cause),
-            Outcome::Deferred(cause) => Outcome::Deferred(explain(cause)),
-            Outcome::Failed(cause) => Outcome::Failed(explain(cause)),
-        };
-        Refusal { stage, outcome }
+        match self.for_message && refusal.stage == Stage::Tls {
+            true => Refusal { outcome: asked_by_sender(refusal.outcome), ..refusal },
+            false => refusal,
+        }
     }
 
     /// Whether a server that this was agreed on with may be sent messages with REQUIRETLS, if it knows that (RFC 8689 §2).
@@ -187,16 +178,28 @@ impl Security {
 /// A server whose name nobody vouches for: its certificate would prove nothing to a message with REQUIRETLS.
 pub fn not_authentic(name: &str) -> Outcome {
     let text = format!("DNS names {name} to take this mail, and no signature of DNSSEC that we trust vouches for that");
-    let mut cause = Cause::local(UNPROTECTED, text);
-    cause.reply = cause.reply.line(BY_SENDER);
-    Outcome::Failed(cause)
+    asked_by_sender(Outcome::Failed(Cause::local(UNPROTECTED, text)))
+}
+
+/// The same, with the words that it is the message that asks for TLS. What another host said stays its own.
+pub fn asked_by_sender(outcome: Outcome) -> Outcome {
+    let explain = |mut cause: Cause| {
+        if cause.host.is_none() {
+            cause.reply = cause.reply.line(BY_SENDER);
+        }
+        cause
+    };
+    match outcome {
+        Outcome::Delivered(cause) => Outcome::Delivered(cause),
+        Outcome::Deferred(cause) => Outcome::Deferred(explain(cause)),
+        Outcome::Failed(cause) => Outcome::Failed(explain(cause)),
+    }
 }
 
 /// A server that can be spoken with as securely as can be, and does not know REQUIRETLS.
 pub(super) fn not_known(host: &str) -> Outcome {
-    let mut cause = Cause::local(Enhanced(5, 7, 30), format!("{host} does not offer REQUIRETLS under TLS"));
-    cause.reply = cause.reply.line(BY_SENDER);
-    Outcome::Failed(cause)
+    let text = format!("{host} does not offer REQUIRETLS under TLS");
+    asked_by_sender(Outcome::Failed(Cause::local(Enhanced(5, 7, 30), text)))
 }
 
 /// "Encryption needed" (RFC 8689 §4.2.1).
