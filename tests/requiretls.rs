@@ -317,3 +317,23 @@ fn a_report_is_as_protected_as_can_be_and_never_lost_for_it() {
         assert_eq!(is_logged, line.is_some(), "{}", server.log());
     }
 }
+
+#[test]
+fn what_waits_for_tls_in_vain_comes_back_for_want_of_it() {
+    let Some(world) = World::new(RECORDS) else { return };
+    let Some(folder) = certificates(&["mx.far.example"]) else { return };
+    let refuses = |line: &str| line.starts_with("STARTTLS").then(|| say("454 4.7.0 not today"));
+    let far = world.exchanger(2, &["STARTTLS"], refuses);
+    let hop = format!("mx.far.example:{}", world.port);
+    let tables = tables(&hop, "tls = \"opportunistic\"\n", &folder.path().join("mx.far.example"));
+    let delivery = "retry_min = \"1s\"\nretry_max = \"1s\"\nwarn_after = \"1s\"\ngive_up = \"2s\"\n";
+    let server = world.server(&Settings { tables: &tables, delivery, ..Settings::default() });
+    let id = submit(&server, &format!("{REQUIRED} RET=HDRS"), &["<bob@far.example> NOTIFY=FAILURE"], MESSAGE);
+    let line = server.logged(&[&id, " failed "]);
+    assert!(line.contains("reply=\"550 5.7.10 given up: mx.far.example [127.0.0.2] offers STARTTLS and"), "{line}");
+    server.queue_is_empty();
+    let [report] = server.mailbox("ann@example.org").try_into().unwrap();
+    let report = String::from_utf8(report).unwrap();
+    assert!(report.contains("Status: 5.7.10\r\n") && report.contains("454 4.7.0 not today"), "{report}");
+    assert!(mails(&far).is_empty());
+}

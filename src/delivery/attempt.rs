@@ -17,6 +17,7 @@ use crate::mail::outcome::{Cause, Outcome};
 use crate::mail::reply::Enhanced;
 use crate::maildir::Maildir;
 use crate::maillog;
+use crate::relay;
 use crate::route::Site;
 use crate::spool::state::{State, Status, Target, Told, Via};
 use crate::spool::{Claim, Renamed, Settlement};
@@ -272,8 +273,12 @@ impl<'a> Attempt<'a> {
         let why = target.reply.clone().unwrap_or_default();
         if give_up {
             target.status = Status::Failed;
-            target.gave_up = true;
-            let why = Cause::local(Enhanced(5, 4, 7), format!("given up; the last reply was: {why}")).to_string();
+            let unprotected = relay::never_protected(&why).filter(|_| target.host.is_none());
+            target.gave_up = unprotected.is_none();
+            let why = match unprotected {
+                Some(cause) => target.reply.insert(cause.to_string()).clone(),
+                None => Cause::local(Enhanced(5, 4, 7), format!("given up; the last reply was: {why}")).to_string(),
+            };
             maillog::failed(self.claim.id, &target.address, target.host.as_deref(), &why);
         } else {
             maillog::deferred(self.claim.id, &target.address, target.host.as_deref(), &why, retry);

@@ -68,7 +68,7 @@ use crate::mail::reply::Enhanced;
 
 pub use offers::Offers;
 pub use pool::Pool;
-pub use security::{Credentials, Protection, Security, asked_by_sender, not_authentic};
+pub use security::{Credentials, Protection, Security, asked_by_sender, never_protected, not_authentic};
 pub use session::Session;
 pub use stage::{Patience, Stage};
 pub use transaction::{Content, Sent, Transaction};

@@ -196,6 +196,13 @@ pub fn asked_by_sender(outcome: Outcome) -> Outcome {
     }
 }
 
+/// What a reply of this host means once its message is given up, if it is about TLS that the message asks for: not
+/// that it took too long, but that there is none to be had (RFC 8689 §4.2.1).
+pub fn never_protected(reply: &str) -> Option<Cause> {
+    let words = reply.splitn(3, ' ').nth(2).filter(|words| words.ends_with(BY_SENDER))?;
+    Some(Cause::local(UNPROTECTED, format!("given up: {words}")))
+}
+
 /// A server that can be spoken with as securely as can be, and does not know REQUIRETLS.
 pub(super) fn not_known(host: &str) -> Outcome {
     let text = format!("{host} does not offer REQUIRETLS under TLS");
