@@ -7,6 +7,7 @@
 //! | `local` | a copy into a mailbox here |
 //! | `group` | which targets go out together: pure |
 //! | `remote` | one group of targets, from finding the next hop to their outcomes |
+//! | `refused` | why servers were of no use, and what that means together: pure |
 //! | `trust` | what a next hop has to prove, and who logs in there |
 //! | `hops` | which next hop has room, and which is down: pure |
 //! | `content` | what a next hop gets of a message |
@@ -21,6 +22,7 @@ mod hops;
 mod local;
 pub mod patience;
 mod plan;
+mod refused;
 mod remote;
 mod report;
 mod storm;
