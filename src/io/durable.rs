@@ -111,6 +111,11 @@ pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
+/// Renames, over what has the name already.
+pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)
+}
+
 /// Renames without replacing, to `name` in `folder`, or to `name.1`, `name.2`, … where it is taken. Returns the path.
 pub fn rename_beside(from: &Path, folder: &Path, name: &std::ffi::OsStr) -> io::Result<PathBuf> {
     for number in 0..1000 {

@@ -119,7 +119,7 @@ impl Spool {
         let entry = match Entry::open(&self.folders.eml(id)) {
             Ok(entry) => entry,
             Err(Unfit::Gone) => {
-                self.gone(id);
+                self.follow(id);
                 return Ok(None);
             }
             Err(Unfit::Unreadable(error)) => return Err(error),

@@ -222,7 +222,7 @@ impl Spool {
 
     fn move_state(&self, id: QueueId, from: &Path, to: &Path) -> io::Result<()> {
         let path = to.join(state_file(id));
-        match fs::rename(from.join(state_file(id)), &path) {
+        match durable::rename(&from.join(state_file(id)), &path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(durable::located("move here", &path, error)),
             _ => durable::sync_dir(to),
         }

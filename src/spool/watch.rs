@@ -203,7 +203,7 @@ impl Spool {
         }
         let waiting: Vec<QueueId> = self.schedule().waiting().collect();
         for id in waiting {
-            if !durable::exists(&self.folders.eml(id))? && self.schedule().is_waiting(id) {
+            if !durable::exists(&self.folders.eml(id))? {
                 self.gone(id);
             }
         }
@@ -232,31 +232,44 @@ impl Spool {
         Ok(())
     }
 
-    /// A message that was on the schedule is not in `queue/` any more.
+    /// A message that waited was not in `queue/` any more, at a look that may be over.
     pub(super) fn gone(&self, id: QueueId) {
         {
             let mut schedule = self.schedule();
+            // Back since that look, it may be claimed, and whoever has it sees where it is. Forgotten, it would be
+            // claimed once more.
+            if !schedule.is_waiting(id) {
+                return;
+            }
             if schedule.slot_mut(id).is_some_and(|slot| slot.unwritten.is_some()) {
                 // What became of it is not on the disk yet: whoever claims it writes it to where the message is.
                 schedule.write_now(id, Now::read().boot);
                 self.changed.notify_one();
                 return;
             }
-            if !schedule.forget(id) {
-                return;
-            }
+            // Known until its state has followed: claimed before, it would be tried without.
+            schedule.forget(id);
+            schedule.announce(id);
         }
+        self.follow(id);
+    }
+
+    /// A message that this thread has, and nobody can claim, is not in `queue/`, or was not at its last look.
+    pub(super) fn follow(&self, id: QueueId) {
         let followed = self.whereabouts(id).and_then(|place| {
             match place {
                 Whereabouts::Hold => maillog::held(id),
                 Whereabouts::Nowhere => maillog::removed(id, "by hand"),
-                // It is back already.
-                Whereabouts::Queue => return self.came(id),
+                Whereabouts::Queue => {}
             }
             self.follow_with_state(id)
         });
-        if let Err(error) = followed {
-            maillog::spool_error(Some(id), error);
+        self.schedule().forget(id);
+        // Released meanwhile, it was not news to the watch: it is now.
+        for result in [followed, self.came(id)] {
+            if let Err(error) = result {
+                maillog::spool_error(Some(id), error);
+            }
         }
     }
 
@@ -264,8 +277,7 @@ impl Spool {
     pub(super) fn look_again(&self, id: QueueId) {
         match durable::exists(&self.folders.eml(id)) {
             Ok(true) => {}
-            Ok(false) if self.schedule().is_waiting(id) => self.gone(id),
-            Ok(false) => {}
+            Ok(false) => self.gone(id),
             Err(error) => maillog::spool_error(Some(id), error),
         }
     }

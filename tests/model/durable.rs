@@ -41,7 +41,20 @@ fn changed<T>(result: T) -> T {
 
 pub fn exists(path: &Path) -> io::Result<bool> {
     step();
-    postrider::io::durable::exists(path)
+    let found = postrider::io::durable::exists(path)?;
+    // The last look for a message that is gone comes after it is forgotten, which no change of a file follows.
+    if !found
+        && path.parent().is_some_and(|folder| folder.ends_with("queue"))
+        && path.extension() == Some("eml".as_ref())
+    {
+        changed(());
+    }
+    Ok(found)
+}
+
+pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    step();
+    changed(postrider::io::durable::rename(from, to))
 }
 
 pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
