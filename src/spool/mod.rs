@@ -224,7 +224,7 @@ impl Spool {
         self.stopping.load(Ordering::SeqCst)
     }
 
-    fn schedule(&self) -> MutexGuard<'_, Schedule> {
+    pub(crate) fn schedule(&self) -> MutexGuard<'_, Schedule> {
         self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -171,7 +171,7 @@ impl Spool {
         *self.removals_unsynced.lock().unwrap_or_else(PoisonError::into_inner) = true;
     }
 
-    fn notice(&self, name: &OsString, what: AddWatchFlags) -> io::Result<()> {
+    pub(crate) fn notice(&self, name: &OsString, what: AddWatchFlags) -> io::Result<()> {
         let came = what.intersects(AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CLOSE_WRITE);
         let went = what.intersects(AddWatchFlags::IN_MOVED_FROM | AddWatchFlags::IN_DELETE);
         match named(name) {

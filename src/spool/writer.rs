@@ -267,7 +267,7 @@ impl Spool {
     }
 
     /// Lets messages be delivered, each before those that came up to so much earlier.
-    fn schedule_all(&self, messages: impl IntoIterator<Item = (QueueId, Duration)>) {
+    pub(crate) fn schedule_all(&self, messages: impl IntoIterator<Item = (QueueId, Duration)>) {
         let now = Now::read().boot;
         let mut schedule = self.schedule();
         messages.into_iter().for_each(|(id, ahead)| schedule.begin(id, ahead, now));

@@ -1,5 +1,6 @@
 //! A model of the spool's index and claims: loom runs the spool's own code with threads that take their steps in every
-//! order in which no more than one or two of them have to stand back ([`scenes::ALL`]).
+//! order in which no more than one or two of them have to stand back ([`scenes::ALL`] and
+//! [`narrow::ALL`]).
 //!
 //! In no order is an entry with two threads at once, lost, or left lying while it is due; no thread waits for what has
 //! happened already; and what a person does meanwhile with `postrider queue` is done in the end.
@@ -12,6 +13,7 @@
 
 mod clock;
 mod durable;
+mod narrow;
 mod scenes;
 mod stage;
 mod sync;
@@ -48,7 +50,7 @@ use std::time::Instant;
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str()));
-    let scenes = Mutex::new(scenes::ALL.iter().filter(|(name, ..)| is_wanted(name)));
+    let scenes = Mutex::new(scenes::ALL.iter().chain(narrow::ALL).filter(|(name, ..)| is_wanted(name)));
     let next = || scenes.lock().unwrap().next();
     let failed = AtomicUsize::new(0);
     let play = || {

@@ -140,13 +140,13 @@ fn hold_and_release(stage: &Stage, threads: Vec<JoinHandle<()>>) {
     stage.stop(threads);
 }
 
-fn hold(stage: &Stage) {
+pub fn hold(stage: &Stage) {
     if let Some(listed) = stage.listed() {
         by_hand::hold(stage.spool.folders(), &listed).unwrap();
     }
 }
 
-fn release(stage: &Stage) {
+pub fn release(stage: &Stage) {
     if let Some(listed) = stage.listed().filter(|listed| listed.place == Place::Hold) {
         by_hand::release(stage.spool.folders(), &listed).unwrap();
     }

@@ -11,6 +11,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use loom::thread::{Builder, JoinHandle};
+use nix::sys::inotify::AddWatchFlags;
 
 use crate::mail::address::ReversePath;
 use crate::mail::envelope::{Envelope, Recipient};
@@ -75,13 +76,19 @@ impl Stage {
         (Stage { spool: Arc::new(spool), mailbox, bell, _folder: Arc::new(folder) }, writer)
     }
 
+    /// Claims what is due, or comes to be. Whoever has a claim ends it by [`Stage::end`].
+    pub fn claim(&self) -> Claim<'_> {
+        let claim = self.spool.claim_due().unwrap();
+        book(claim.id);
+        claim
+    }
+
     /// Begins a thread that delivers until the spool is stopped: `attempt` says what comes of each claim.
     pub fn deliver(&self, attempt: impl Fn(&mut Claim<'_>) -> End + Send + 'static) -> JoinHandle<()> {
         let stage = self.clone();
         begin(move || {
             while let Some(mut claim) = stage.spool.claim_due() {
-                let id = claim.id;
-                assert!(CLAIMED.with_borrow_mut(|claimed| claimed.insert(id)), "{id} is claimed twice");
+                book(claim.id);
                 let end = attempt(&mut claim);
                 durable::step();
                 stage.end(claim, end);
@@ -90,7 +97,7 @@ impl Stage {
     }
 
     /// Lets go of a claim before anyone can have it again.
-    fn end(&self, mut claim: Claim<'_>, end: End) {
+    pub fn end(&self, mut claim: Claim<'_>, end: End) {
         let id = claim.id;
         let let_go = || assert!(CLAIMED.with_borrow_mut(|claimed| claimed.remove(&id)));
         match end {
@@ -118,6 +125,17 @@ impl Stage {
                 clock::pass(RETRY);
             }
         }
+    }
+
+    /// Begins a thread that does this.
+    pub fn also(&self, body: impl FnOnce(&Stage) + Send + 'static) -> JoinHandle<()> {
+        let stage = self.clone();
+        begin(move || body(&stage))
+    }
+
+    /// The watch is told this of the first message's file.
+    pub fn sees(&self, what: AddWatchFlags) {
+        self.spool.notice(&format!("{}.eml", id(1)).into(), what).unwrap();
     }
 
     /// Begins the thread that watches.
@@ -191,6 +209,11 @@ impl Stage {
     pub fn listed(&self) -> Option<Listed> {
         listing::each(self.spool.folders(), &Selection::all()).unwrap().next()
     }
+}
+
+/// A thread has it from here on.
+fn book(id: QueueId) {
+    assert!(CLAIMED.with_borrow_mut(|claimed| claimed.insert(id)), "{id} is claimed twice");
 }
 
 fn put(spool: &Path, number: u64) {
