@@ -205,12 +205,16 @@ fn finish(stage: &Stage, other: JoinHandle<()>, attempt: impl Fn(&Claim<'_>) -> 
     durable::step();
     while !stage.is_empty() {
         let claim = stage.claim();
-        other.take().map(|other| other.join().unwrap());
+        if let Some(other) = other.take() {
+            other.join().unwrap();
+        }
         keep(stage, &claim);
         let end = attempt(&claim);
         stage.end(claim, end);
     }
-    other.map(|other| other.join().unwrap());
+    if let Some(other) = other {
+        other.join().unwrap();
+    }
     assert!(stage.is_empty());
 }
 
