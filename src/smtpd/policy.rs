@@ -64,12 +64,13 @@ impl Policy for SitePolicy<'_> {
     fn recipient(&self, path: &ForwardPath, from: &ReversePath, user: Option<&Address>) -> Result<Address, Reply> {
         let address = self.site.recipient(path);
         if !self.site.is_local(&address) {
-            let may = user.is_some() || self.site.config.may_relay(self.client);
-            return match () {
-                () if !may => Err(reply::relaying_denied()),
-                () if self.submission && self.is_unqualified(&address) => Err(reply::unqualified_domain()),
-                () => Ok(address),
-            };
+            if user.is_none() && !self.site.config.may_relay(self.client) {
+                return Err(reply::relaying_denied());
+            }
+            if self.submission && self.is_unqualified(&address) {
+                return Err(reply::unqualified_domain());
+            }
+            return Ok(address);
         }
         if let Some(reversed) = self.site.rewritten_from(&address) {
             // Else whoever saw the address in a message could send through this host to whom it stands for.
