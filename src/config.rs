@@ -124,8 +124,8 @@ impl Default for Config {
 /// What is wrong with the configuration, and where.
 #[derive(Debug)]
 pub enum ConfigError {
-    /// The file can't be read.
-    Unreadable(PathBuf, io::Error),
+    /// The file can't be read, and what to do about it.
+    Unreadable(PathBuf, io::Error, &'static str),
     /// Something in it is wrong; the text shows line and column.
     Wrong(PathBuf, String),
 }
@@ -133,14 +133,7 @@ pub enum ConfigError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ConfigError::Unreadable(path, error) if !sandbox::mend(path, error).is_empty() => {
-                write!(out, "{}: {error}{}", path.display(), sandbox::mend(path, error))
-            }
-            ConfigError::Unreadable(path, error) => write!(
-                out,
-                "{}: {error}; name the configuration with --config, or make an empty file there: it is a safe one",
-                path.display()
-            ),
+            ConfigError::Unreadable(path, error, mend) => write!(out, "{}: {error}{mend}", path.display()),
             ConfigError::Wrong(path, what) => write!(out, "{}: {}", path.display(), what.trim_end()),
         }
     }
@@ -148,10 +141,20 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
+impl ConfigError {
+    fn unreadable(path: &Path, error: io::Error) -> ConfigError {
+        let mend = match sandbox::mend(path, &error) {
+            "" => "; name the configuration with --config, or make an empty file there: it is a safe one",
+            restart => restart,
+        };
+        ConfigError::Unreadable(path.to_owned(), error, mend)
+    }
+}
+
 impl Config {
     /// Reads the configuration in `path`.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
-        let text = fs::read_to_string(path).map_err(|error| ConfigError::Unreadable(path.to_owned(), error))?;
+        let text = fs::read_to_string(path).map_err(|error| ConfigError::unreadable(path, error))?;
         let folder = path.parent().unwrap_or(Path::new(""));
         Config::parse(&text, folder).map_err(|what| ConfigError::Wrong(path.to_owned(), what))
     }

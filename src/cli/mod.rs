@@ -140,7 +140,7 @@ impl Failure {
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Failure {
         let code = match &error {
-            ConfigError::Unreadable(_, error) => code_of(error, exit::CONFIG),
+            ConfigError::Unreadable(_, error, _) => code_of(error, exit::CONFIG),
             ConfigError::Wrong(..) => exit::CONFIG,
         };
         Failure::new(code, error.to_string())

@@ -23,7 +23,8 @@ const XFS_SUPER_MAGIC: FsType = FsType(0x5846_5342);
 
 /// Adds what was done to which file to an error's own words.
 pub fn located(doing: &str, path: &Path, error: io::Error) -> io::Error {
-    io::Error::new(error.kind(), Located { doing: doing.to_owned(), path: path.to_owned(), error })
+    let mend = sandbox::mend(path, &error);
+    io::Error::new(error.kind(), Located { doing: doing.to_owned(), path: path.to_owned(), error, mend })
 }
 
 #[derive(Debug)]
@@ -31,12 +32,12 @@ struct Located {
     doing: String,
     path: PathBuf,
     error: io::Error,
+    mend: &'static str,
 }
 
 impl std::fmt::Display for Located {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mend = sandbox::mend(&self.path, &self.error);
-        write!(out, "cannot {} {}: {}{mend}", self.doing, self.path.display(), self.error)
+        write!(out, "cannot {} {}: {}{}", self.doing, self.path.display(), self.error, self.mend)
     }
 }
 
