@@ -84,8 +84,8 @@ impl Spool {
         }
     }
 
-    /// Lets one of the threads that wait look again; each that finds more than it takes wakes the next.
-    /// It finds the lock free.
+    /// Lets one of the threads that wait look again, and find the lock free; each that finds more than it takes wakes the
+    /// next.
     pub(super) fn rouse(&self, schedule: MutexGuard<'_, Schedule>) {
         let is_any_idle = schedule.idle > 0;
         drop(schedule);
