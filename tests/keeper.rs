@@ -21,7 +21,7 @@ use postrider::io::keeper::{Allowed, Keeper};
 use postrider::io::secrets::Secrets;
 use support::hop::{Exchanger, say};
 use support::tls::{make_certificate, shown_certificate};
-use support::{PATIENCE, Server, eventually, have, is_root};
+use support::{PATIENCE, Server, apart, eventually, have, is_root};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_postrider");
 
@@ -197,15 +197,6 @@ fn what_runs_ends_with_the_server() {
     eventually("what it started is gone", || !lives(inner.trim()));
 }
 
-/// Runs a test of this file that is left out else, in a process of its own: giving up root can't be undone.
-fn in_another_process(test: &str, folder: &Path) {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", test, "--ignored", "--nocapture"]).env("KEEPER_FOLDER", folder);
-    let ended = command.output().unwrap();
-    let said = String::from_utf8_lossy(&ended.stdout).into_owned() + &String::from_utf8_lossy(&ended.stderr);
-    assert!(ended.status.success() && said.contains("1 passed"), "{said}");
-}
-
 #[test]
 fn without_root_it_reads_what_only_root_may_and_runs_as_the_account() {
     let test = "without_root_it_reads_what_only_root_may_and_runs_as_the_account";
@@ -214,13 +205,13 @@ fn without_root_it_reads_what_only_root_may_and_runs_as_the_account() {
     }
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    in_another_process("as_nobody", folder.path());
+    apart::run(&mut apart::command("as_nobody", folder.path()));
 }
 
 #[test]
 #[ignore = "the test before runs it in a process of its own"]
 fn as_nobody() {
-    let folder = std::path::PathBuf::from(std::env::var_os("KEEPER_FOLDER").unwrap());
+    let folder = apart::folder();
     let path = |name: &str| folder.join(name);
     let secret = |name: &str| {
         fs::write(path(name), "secret").unwrap();
@@ -301,13 +292,13 @@ fn one_of_root_that_says_nonsense_is_given_up() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("nonsense"), NONSENSE).unwrap();
     fs::set_permissions(folder.path().join("nonsense"), fs::Permissions::from_mode(0o755)).unwrap();
-    in_another_process("hears_nonsense", folder.path());
+    apart::run(&mut apart::command("hears_nonsense", folder.path()));
 }
 
 #[test]
 #[ignore = "the test before runs it in a process of its own"]
 fn hears_nonsense() {
-    let folder = std::path::PathBuf::from(std::env::var_os("KEEPER_FOLDER").unwrap());
+    let folder = apart::folder();
     let (_keeper, answers) = Keeper::start_program(&folder.join("nonsense"), Allowed::default()).unwrap();
     account::become_account("nobody").unwrap();
     let (tell, told) = std::sync::mpsc::channel();

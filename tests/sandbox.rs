@@ -17,7 +17,7 @@ use postrider::io::sandbox::{self, Enforced, Trees, enter, offered};
 use postrider::io::{clock, durable};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use support::tls::make_certificate;
-use support::{Server, eventually, have, is_root, skip};
+use support::{Server, apart, eventually, have, is_root, skip};
 
 const ALL: Enforced = Enforced { files: true, ports: true, calls: true };
 
@@ -36,12 +36,8 @@ fn a_thread_inside_reads_writes_and_starts_nothing_but_what_it_needs() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    // There is no way out again, so this is for a process of its own.
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "inside", "--ignored", "--nocapture", "--test-threads=1"]);
-    let ended = command.env("SANDBOX_FOLDER", folder.path()).env("TZ", "Asia/Tokyo").output().unwrap();
-    let said = String::from_utf8_lossy(&ended.stdout).into_owned() + &String::from_utf8_lossy(&ended.stderr);
-    assert!(ended.status.success() && said.contains("1 passed"), "{said}");
+    // There is no way out again.
+    apart::run(apart::command("inside", folder.path()).env("TZ", "Asia/Tokyo"));
 }
 
 fn denied<T: std::fmt::Debug>(result: std::io::Result<T>) {
@@ -51,7 +47,7 @@ fn denied<T: std::fmt::Debug>(result: std::io::Result<T>) {
 #[test]
 #[ignore = "the test before runs it in a process of its own"]
 fn inside() {
-    let folder = PathBuf::from(std::env::var_os("SANDBOX_FOLDER").unwrap());
+    let folder = apart::folder();
     let path = |name: &str| folder.join(name);
     for name in ["read", "write/tmp", "write/new"] {
         fs::create_dir_all(path(name)).unwrap();
@@ -233,9 +229,8 @@ fn a_kernel_that_has_less_is_served_on_all_the_same() {
             return;
         }
         let mut server = Server::prepared("", "");
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "on_a_lesser_kernel", "--ignored", "--nocapture", "--test-threads=1"]);
-        command.env("SANDBOX_FOLDER", server.folder.path()).env("SANDBOX_LACKS", lacks);
+        let mut command = apart::command("on_a_lesser_kernel", server.folder.path());
+        command.env("SANDBOX_LACKS", lacks);
         server.run_as(command);
         server.logged(&[" sandbox ", limits]);
         server.logged(&[" WARN ", " sandbox-lacks ", missing, "Landlock"]);
@@ -248,7 +243,7 @@ fn a_kernel_that_has_less_is_served_on_all_the_same() {
 #[test]
 #[ignore = "the test before runs it in a process of its own, which becomes the server"]
 fn on_a_lesser_kernel() {
-    let folder = PathBuf::from(std::env::var_os("SANDBOX_FOLDER").unwrap());
+    let folder = apart::folder();
     let mut refused = vec![nix::libc::SYS_landlock_create_ruleset];
     if std::env::var_os("SANDBOX_LACKS").unwrap() == "all" {
         refused.push(nix::libc::SYS_seccomp);

@@ -2,6 +2,7 @@
 #![allow(dead_code, missing_docs, clippy::print_stderr)]
 
 pub mod account;
+pub mod apart;
 pub mod certificate;
 pub mod clock;
 pub mod dovecot;
