@@ -2,20 +2,21 @@
 //!
 //! Promises: a name has one normal form, for the check, the mailbox and the log; a name that is not here and a wrong
 //! password cost the same work, wait the same time and tell the same; at most `limits::LOGIN_CHECKS` passwords are checked
-//! at once; who guesses is slowed down, then shut out ([`guesses`]), and that is written to the log.
+//! at once, and in no more memory than there is for it ([`turns`]); who guesses is slowed down, then shut out
+//! ([`guesses`]), and that is written to the log.
 //!
 //! [`Gate::check`] takes a name and a password; [`dialogue`] speaks a whole SASL exchange. Both wait as long as the answer
 //! has to wait, so each belongs into the thread of its connection. Fails with a [`Denied`].
 
 pub mod dialogue;
 pub mod guesses;
+pub mod turns;
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
 use stringprep::tables::unassigned_code_point;
 
 use crate::io::clock::Now;
@@ -27,14 +28,14 @@ use crate::mail::sasl::{Bindings, Credentials, Keys, Mechanism};
 use crate::maillog;
 use crate::route::{CurrentSite, Place, Site};
 use guesses::{Guesses, ShutOut};
+use turns::{NoTurn, Turns};
 
 /// The gate. There is one, which all connections share.
 #[derive(Debug)]
 pub struct Gate {
     site: Arc<CurrentSite>,
     guesses: Guesses,
-    give: Sender<()>,
-    take: Receiver<()>,
+    turns: Turns,
     /// What keys of nobody are made from; with a restart they are others.
     secret: [u8; 32],
     prints: RandomState,
@@ -57,6 +58,8 @@ pub enum Denied {
     ShutOut,
     /// Too many are being checked.
     Busy,
+    /// To check the password takes more memory than there is for it.
+    TooDear,
 }
 
 impl Denied {
@@ -66,6 +69,7 @@ impl Denied {
             Denied::Wrong(why) => why,
             Denied::ShutOut => "shut out after too many wrong passwords",
             Denied::Busy => "too many logins at once",
+            Denied::TooDear => "to check the password takes more memory than there is",
         }
     }
 }
@@ -73,6 +77,15 @@ impl Denied {
 impl From<ShutOut> for Denied {
     fn from(_: ShutOut) -> Denied {
         Denied::ShutOut
+    }
+}
+
+impl From<NoTurn> for Denied {
+    fn from(why: NoTurn) -> Denied {
+        match why {
+            NoTurn::Busy => Denied::Busy,
+            NoTurn::TooDear => Denied::TooDear,
+        }
     }
 }
 
@@ -94,26 +107,21 @@ impl Prospect {
 }
 
 impl Gate {
-    /// A gate that nobody has come to.
-    pub fn new(site: Arc<CurrentSite>) -> Gate {
-        Gate::with(site, Time { now: || Now::read().boot, pass: std::thread::sleep })
+    /// A gate that nobody has come to, with so many KiB of memory to check passwords in.
+    pub fn new(site: Arc<CurrentSite>, memory: u64) -> Gate {
+        Gate::with(site, memory, Time { now: || Now::read().boot, pass: std::thread::sleep })
     }
 
-    fn with(site: Arc<CurrentSite>, time: Time) -> Gate {
-        let (give, take) = bounded(limits::LOGIN_CHECKS);
-        for _ in 0..limits::LOGIN_CHECKS {
-            // There is room for all: it is made for as many.
-            let _ = give.try_send(());
-        }
+    fn with(site: Arc<CurrentSite>, memory: u64, time: Time) -> Gate {
         let mut secret = [0; 32];
         getrandom::fill(&mut secret).expect("the kernel has random octets");
-        Gate { site, guesses: Guesses::new(), give, take, secret, prints: RandomState::new(), time }
+        Gate { site, guesses: Guesses::new(), turns: Turns::new(memory), secret, prints: RandomState::new(), time }
     }
 
     /// One that waits for nothing, for tests of what stands behind it.
     #[cfg(test)]
     pub fn without_waits(site: Arc<CurrentSite>) -> Gate {
-        Gate::with(site, Time { now: || Duration::ZERO, pass: |_| () })
+        Gate::with(site, u64::MAX, Time { now: || Duration::ZERO, pass: |_| () })
     }
 
     /// The mechanisms to offer, best first.
@@ -132,12 +140,13 @@ impl Gate {
         let address = address(&credentials.name, site.config.first_domain());
         self.wait(client, address.as_ref())?;
         let verdict = {
-            let _turn = self.turn().ok_or(Denied::Busy)?;
+            let asked = asked(&site, address.as_ref());
+            let _turn = self.turns.take(site.users.check_memory(&asked))?;
             // Others of the same client had their turns meanwhile.
             if self.is_shut_out(client) {
                 return Err(Denied::ShutOut);
             }
-            let verdict = judge(&site, address.as_ref(), credentials);
+            let verdict = judge(&site, address.as_ref(), &asked, credentials);
             let print = self.prints.hash_one((&address, &credentials.password.0));
             self.remember(client, address.as_ref(), Some(print), verdict.is_ok());
             verdict
@@ -200,21 +209,6 @@ impl Gate {
         }
         verdict.map_err(Denied::Wrong)
     }
-
-    fn turn(&self) -> Option<Turn<'_>> {
-        self.take.recv_timeout(limits::LOGIN_WAIT).ok()?;
-        Some(Turn(self))
-    }
-}
-
-/// One of the places where a password is checked; given back when dropped.
-struct Turn<'a>(&'a Gate);
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        // The place it came from is free.
-        let _ = self.0.give.try_send(());
-    }
 }
 
 /// Whether someone who logged in may send as this address: his own, one that his `postrider_senders` name, or one whose
@@ -237,11 +231,19 @@ pub fn bindings(tls: Option<&TlsFacts>) -> Bindings {
     })
 }
 
-fn judge(site: &Site, address: Option<&Address>, credentials: &Credentials) -> Result<Address, &'static str> {
-    // Also for what is no address: the time a check takes must not tell one from the other.
-    let nobody = Address::new("", site.config.first_domain().clone()).ok();
-    let asked = address.or(nobody.as_ref());
-    let matches = asked.is_some_and(|asked| site.users.verify(asked, &credentials.password.0));
+/// Whose password is checked, also for what is no address: the time a check takes must not tell one from the other.
+fn asked(site: &Site, address: Option<&Address>) -> Address {
+    let nobody = || Address::new("", site.config.first_domain().clone());
+    address.map_or_else(nobody, |address| Ok(address.clone())).expect("the empty local-part can be written down")
+}
+
+fn judge(
+    site: &Site,
+    address: Option<&Address>,
+    asked: &Address,
+    credentials: &Credentials,
+) -> Result<Address, &'static str> {
+    let matches = site.users.verify(asked, &credentials.password.0);
     match address {
         None => Err("not an address"),
         Some(address) if !site.users.contains(address) => Err("no such user"),
@@ -304,7 +306,7 @@ pub(crate) mod tests {
     /// A gate whose waits take no time but this thread's own.
     fn gate(hash: &str) -> Gate {
         let pass = |span| CLOCK.set(CLOCK.get() + span);
-        Gate::with(site(hash), Time { now: || CLOCK.get(), pass })
+        Gate::with(site(hash), u64::MAX, Time { now: || CLOCK.get(), pass })
     }
 
     fn client(number: u8) -> IpAddr {
@@ -408,8 +410,7 @@ pub(crate) mod tests {
     #[test]
     fn so_many_are_checked_at_once_and_the_next_waits_its_turn() {
         let gate = Gate::without_waits(site(HASH));
-        let mut turns: Vec<_> = (0..limits::LOGIN_CHECKS).map(|_| gate.turn().unwrap()).collect();
-        assert!(gate.take.try_recv().is_err());
+        let mut turns: Vec<_> = (0..limits::LOGIN_CHECKS).map(|_| gate.turns.take(0).unwrap()).collect();
         std::thread::scope(|scope| {
             let waits = scope.spawn(|| gate.check(client(1), &Credentials::new("ann", b"correct horse")).is_ok());
             std::thread::sleep(Duration::from_millis(50));
@@ -418,8 +419,6 @@ pub(crate) mod tests {
             assert!(waits.join().unwrap());
             assert!(begun.elapsed() < limits::LOGIN_WAIT / 2);
         });
-        drop(turns);
-        assert_eq!(gate.take.len(), limits::LOGIN_CHECKS);
     }
 
     #[test]

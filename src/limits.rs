@@ -1,7 +1,8 @@
 //! Every limit of the server, each with its reason.
 //!
 //! Those a person may want to change have a key in `[limits]` and only their default here; the rest are constants,
-//! because a wrong value would break a promise. RFC 5321 §4.5.3.1 gives the least that must be accepted.
+//! because a wrong value would break a promise. RFC 5321 §4.5.3.1 gives the least that must be accepted. Long because it is
+//! a table of all of them.
 
 use std::time::Duration;
 
@@ -35,6 +36,16 @@ pub const CREDENTIAL: usize = 512;
 
 /// Recipients in a transaction, `limits.recipients`. RFC 5321 §4.5.3.1.8 asks for 100; lists send 1,000 at a time.
 pub const RECIPIENTS: usize = 1000;
+
+/// Octets of memory that the envelope of each connection may have in any case: some hundred recipients (RFC 5321 §4.5.3.1.8).
+pub const ENVELOPE_SMALL: usize = 32 * 1024;
+
+/// The part of the memory that all larger envelopes share beyond it, as the recipients came: a message under way has four
+/// copies of them.
+pub const ENVELOPE_MEMORY_PART: u64 = 32;
+
+/// The fewest envelopes that can take all of it: on the smallest machine each has still [`RECIPIENTS`] of usual length.
+pub const ENVELOPES_LARGE: usize = 8;
 
 /// Octets in a message, `limits.message_size`: larger than any large provider's, so that what they take we take.
 pub const MESSAGE_SIZE: u64 = 50 * 1024 * 1024;
@@ -99,8 +110,17 @@ pub const POP3_LOGINS: u32 = 5;
 /// How long the answer to a wrong password is held back.
 pub const LOGIN_DELAY: Duration = Duration::from_secs(1);
 
-/// How many passwords are checked at once: each takes 19 MiB of memory for as long as it lasts.
+/// How many passwords are checked at once: each keeps a processor busy, and takes 19 MiB of memory, as a rule, for as long
+/// as it lasts. Fewer are where [`LOGIN_MEMORY_PART`] has no room for as many.
 pub const LOGIN_CHECKS: usize = 4;
+
+/// The part of the memory that all checks of passwords take together: a third of 64 MiB has room for one check, and with
+/// [`CONNECTION_MEMORY_PART`] leaves the rest to the server itself.
+pub const LOGIN_MEMORY_PART: u64 = 3;
+
+/// Blocks of 1 KiB that the memory of a check is asked for at least. Used are those it needs; but glibc's malloc gives what
+/// is as large as this (over 32 MiB) back at its end, and would keep less, once for each of its arenas.
+pub const MAPPED_BLOCKS: usize = 33 * 1024;
 
 /// Wrong passwords from one address (of IPv6 one /64, which is one host's) after which all its answers are delayed, by
 /// a second that doubles up to [`LOGIN_SLOWEST`]: a person who mistypes seldom needs as many.
@@ -180,6 +200,9 @@ pub const IDLE_THREAD: Duration = Duration::from_secs(1);
 /// Octets a connection is assumed to need when the cap is derived from the memory.
 pub const CONNECTION_MEMORY: u64 = 128 * 1024;
 
+/// The part of this machine's memory that is shared out to connections.
+pub const CONNECTION_MEMORY_PART: u64 = 4;
+
 /// Descriptors kept for what is not a connection: spool, log, delivery, lists.
 pub const RESERVED_DESCRIPTORS: u64 = 128;
 
@@ -210,6 +233,13 @@ pub const FREE_INODES: u64 = 256;
 
 /// Delivery threads, `delivery.threads`: local mail waits for the disk, remote mail for others.
 pub const DELIVERY_THREADS: usize = 16;
+
+/// Octets that a delivery thread is assumed to need when a small memory allows for fewer: a message for [`RECIPIENTS`] of
+/// the longest, its targets and their state.
+pub const DELIVERY_MEMORY: u64 = 4 * 1024 * 1024;
+
+/// The part of the memory that delivery threads may need together.
+pub const DELIVERY_MEMORY_PART: u64 = 4;
 
 /// How long a connection to another host may take, `delivery.connect_timeout`: its kernel answers at once or not at all,
 /// and three lost packets take 7 s.

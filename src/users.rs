@@ -88,9 +88,18 @@ impl Users {
         if password.len() > limits::CREDENTIAL {
             return false;
         }
-        let known = self.entries.get(&address.folded()).map(|user| &user.password);
-        let matches = known.unwrap_or(&self.stand_in).verify(password);
-        matches && known.is_some()
+        let known = self.entries.contains_key(&address.folded());
+        self.password(address).verify(password) && known
+    }
+
+    /// KiB of memory that [`Users::verify`] takes.
+    pub fn check_memory(&self, address: &Address) -> u64 {
+        self.password(address).memory()
+    }
+
+    /// What a password of this name is held against.
+    fn password(&self, address: &Address) -> &Password {
+        self.entries.get(&address.folded()).map_or(&self.stand_in, |user| &user.password)
     }
 
     /// What SCRAM needs to know of a user; `None` also for one whose password is kept otherwise.

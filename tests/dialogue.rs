@@ -105,12 +105,14 @@ fn a_dialogue_that_is_not_spoken_as_written_fails() {
 }
 
 /// What no dialogue shows, and why.
-const NOT_SHOWN: [(&str, &str); 9] = [
+const NOT_SHOWN: [(&str, &str); 11] = [
     ("internal_error", "session and connection would have to disagree about the chunks of a message"),
     ("address_expired", "the address would have to hold a day of three weeks ago; src/smtpd/policy.rs tests it"),
     ("for_reports_only", "the address would have to hold the stamp of today; src/smtpd/policy.rs tests it"),
     ("BUSY", "four passwords would have to be in the check for 10 s"),
     ("logins_busy", "as BUSY"),
+    ("login_too_dear", "the machine would have to be small; tests/memory_limit.rs shows it"),
+    ("TOO_DEAR", "as login_too_dear"),
     ("TLS_ALREADY", "tests/tls_servers.rs shows it"),
     ("shut_out", "as SHUT_OUT"),
     ("SHUT_OUT", "this host itself, from where dialogues are spoken, never is; tests/guessing.rs shows it"),

@@ -1,4 +1,5 @@
-//! How many connections this machine can hold (P8): derived once at start from memory, processes and descriptors.
+//! How many connections this machine can hold, and how many passwords it can check at once (P8): derived once at start
+//! from memory, processes and descriptors.
 
 use std::fs;
 use std::sync::Arc;
@@ -10,24 +11,17 @@ use crate::config::Limits;
 use crate::io::stream::Connections;
 use crate::limits;
 
-/// Room for the connections of SMTP and of POP3.
-pub fn connections(settings: &Limits) -> (Arc<Connections>, Arc<Connections>) {
-    let machine = Machine::read();
-    let smtp = settings.connections.unwrap_or_else(|| machine.connections() * 4 / 5);
-    let pop3 = settings.pop3_connections.unwrap_or(smtp / 4).max(1);
-    let per_client = settings.connections_per_client.unwrap_or(smtp - smtp / 10);
-    (Connections::new(smtp, per_client), Connections::new(pop3, pop3))
-}
-
-struct Machine {
+/// What this machine has for us.
+#[derive(Debug)]
+pub struct Machine {
     memory: u64,
     threads: u64,
     descriptors: u64,
 }
 
 impl Machine {
-    /// What can't be read is not what is short.
-    fn read() -> Machine {
+    /// What can't be read is not what is short. Takes as many descriptors as there may be.
+    pub fn read() -> Machine {
         let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let of_groups = |controller| cgroup::least(&groups, controller, |path| fs::read_to_string(path).ok());
         let of_account = getrlimit(Resource::RLIMIT_NPROC).ok().map(|(soft, _)| soft);
@@ -40,8 +34,32 @@ impl Machine {
         }
     }
 
+    /// Room for the connections of SMTP and of POP3.
+    pub fn room(&self, settings: &Limits) -> (Arc<Connections>, Arc<Connections>) {
+        let smtp = settings.connections.unwrap_or_else(|| self.connections() * 4 / 5);
+        let pop3 = settings.pop3_connections.unwrap_or(smtp / 4).max(1);
+        let per_client = settings.connections_per_client.unwrap_or(smtp - smtp / 10);
+        (Connections::new(smtp, per_client), Connections::new(pop3, pop3))
+    }
+
+    /// KiB of memory that all checks of passwords may take together.
+    pub fn login_memory(&self) -> u64 {
+        self.memory / limits::LOGIN_MEMORY_PART / 1024
+    }
+
+    /// How many delivery threads there are where so many are wanted. Two at least: one slow host must not hold up the rest.
+    pub fn delivery_threads(&self, wanted: usize) -> usize {
+        let by_memory = self.memory / limits::DELIVERY_MEMORY_PART / limits::DELIVERY_MEMORY;
+        wanted.min(usize::try_from(by_memory.max(2)).unwrap_or(usize::MAX))
+    }
+
+    /// Octets that all large envelopes may take together.
+    pub fn envelope_memory(&self) -> usize {
+        usize::try_from(self.memory / limits::ENVELOPE_MEMORY_PART).unwrap_or(usize::MAX)
+    }
+
     fn connections(&self) -> usize {
-        let by_memory = self.memory / 4 / limits::CONNECTION_MEMORY;
+        let by_memory = self.memory / limits::CONNECTION_MEMORY_PART / limits::CONNECTION_MEMORY;
         let by_threads = self.threads / 2;
         let by_descriptors = self.descriptors.saturating_sub(limits::RESERVED_DESCRIPTORS) / 2;
         let least = by_memory.min(by_threads).min(by_descriptors).clamp(10, limits::CONNECTIONS_MOST);
@@ -80,5 +98,16 @@ mod tests {
         assert_eq!(machine(u64::MAX, u64::MAX, 1024), 448);
         assert_eq!(machine(0, 0, 0), 10);
         assert_eq!(machine(u64::MAX, u64::MAX, u64::MAX), 20_000);
+    }
+
+    #[test]
+    fn of_a_small_memory_nothing_takes_too_much() {
+        let machine = |memory| Machine { memory, threads: u64::MAX, descriptors: u64::MAX };
+        let small = machine(64 << 20);
+        assert_eq!((small.connections(), small.delivery_threads(16), small.envelope_memory()), (128, 4, 2 << 20));
+        // One check of argon2's default costs, and no second.
+        assert!((19 * 1024..38 * 1024).contains(&small.login_memory()));
+        assert_eq!((machine(0).delivery_threads(16), machine(256 << 20).delivery_threads(16)), (2, 16));
+        assert_eq!(machine(u64::MAX).delivery_threads(1), 1);
     }
 }

@@ -47,9 +47,11 @@ use crate::io::stream::{Connections, Full, Pace, Place};
 use crate::limits;
 use crate::mail::reply::{self, Reply};
 use crate::maillog;
+use crate::smtpd::room::EnvelopeRoom;
 use crate::spool::{Pickup, Spool, Watch, Writer};
 use crate::tls::Certificates;
 use crate::{pop3, smtpd};
+use capacity::Machine;
 use ports::{Ports, Purpose};
 use reload::{Loaded, Reloader};
 
@@ -121,9 +123,11 @@ struct Server {
 
 impl Server {
     fn start(loaded: Loaded, config_path: &Path, ports: Ports, second: keeper::Started) -> Result<Server, StartError> {
-        let config = loaded.site.config.clone();
+        let mut config = loaded.site.config.clone();
+        let machine = Machine::read();
+        config.delivery.threads = machine.delivery_threads(config.delivery.threads);
         let (spool, writer) = open_spool(&config)?;
-        let (smtp, pop3) = capacity::connections(&config.limits);
+        let (smtp, pop3) = machine.room(&config.limits);
         sandbox::enter(config_path, &loaded.site)?;
         let keeper = second.hear()?;
         let watch = Watch::new(&spool).map_err(|error| unavailable("watch the spool", &error, ""))?;
@@ -143,7 +147,7 @@ impl Server {
         let site = reloader.site();
         let deliverer = Arc::new(Deliverer::new(&config.delivery, resolver, keeper));
         let (names, name_thread) = dns::reverse_names();
-        let gate = Arc::new(Gate::new(site.clone()));
+        let gate = Arc::new(Gate::new(site.clone(), machine.login_memory()));
         let smtp_server = Arc::new(smtpd::connection::Server {
             spool: spool.clone(),
             site: site.clone(),
@@ -151,6 +155,7 @@ impl Server {
             pace: Pace::CLIENT,
             gate: gate.clone(),
             certificates: certificates.clone(),
+            envelopes: EnvelopeRoom::new(machine.envelope_memory()),
         });
         let pop3_server =
             Arc::new(pop3::connection::Server::new(site.clone(), gate, certificates.clone(), Pace::CLIENT));

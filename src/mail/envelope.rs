@@ -70,6 +70,11 @@ impl Envelope {
         self.recipients.iter().rev().map(|recipient| (&recipient.address, &recipient.parameters)).collect()
     }
 
+    /// Octets of memory that it takes, or nearly so.
+    pub fn memory(&self) -> usize {
+        self.recipients.iter().map(Recipient::memory).sum()
+    }
+
     /// The fields, each with CR LF. The value of SIZE is `size`, in ten digits.
     pub fn print(&self, size: u64) -> String {
         let parameters = MailParameters { size: Some(size), ..self.parameters.clone() };
@@ -120,6 +125,15 @@ impl Envelope {
         }
         let laid_out_for = laid_out_for.filter(|_| above > 0);
         Ok(Some(Found { envelope, laid_out_for, octets: lines.at }))
+    }
+}
+
+impl Recipient {
+    /// Octets of memory that it takes, or nearly so.
+    pub fn memory(&self) -> usize {
+        let domain = self.address.domain().map_or(0, |domain| domain.as_str().len());
+        let asked = self.parameters.orcpt.as_ref().map_or(0, |orcpt| orcpt.kind.len() + orcpt.address.len());
+        size_of::<Recipient>() + self.address.local_part().len() + domain + asked
     }
 }
 

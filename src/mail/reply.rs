@@ -217,6 +217,8 @@ replies! {
     exchange_too_long = 500 5 . 5 . 6 "the response is too long";
     /// When too many passwords are being checked.
     logins_busy = 454 4 . 7 . 0 "too many logins at once; try again later";
+    /// To a login whose check would take more memory than there is.
+    login_too_dear = 454 4 . 7 . 0 "this server has too little memory to check that password; ask the postmaster for another";
     /// To an address that guessed too often.
     shut_out = 421 4 . 7 . 0 "too many wrong passwords from your address; try again later";
     /// To MAIL on a port for submission.

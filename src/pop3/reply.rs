@@ -94,6 +94,8 @@ answers! {
     IN_USE = "-ERR [IN-USE] another session has this mailbox open";
     /// To a login when too many others are being checked.
     BUSY = "-ERR [SYS/TEMP] too many logins at once; try again";
+    /// To a login whose check would take more memory than there is.
+    TOO_DEAR = "-ERR [SYS/PERM] this server has too little memory to check that password; ask the postmaster for another";
     /// To a login when the mailbox can't be read.
     CANNOT_OPEN = "-ERR [SYS/TEMP] the mailbox cannot be read right now";
     /// To the number of a message that is not there, or marked as deleted.

@@ -8,6 +8,7 @@
 mod login;
 mod message;
 
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use super::command::{Command, Refusal};
 use super::policy::SitePolicy;
 use super::receipt::Receipt;
+use super::room::{EnvelopeRoom, Share};
 use super::session::{Next, Session, Terms, Tls};
 use crate::auth::{self, Gate};
 use crate::dns::ReverseNames;
@@ -46,6 +48,8 @@ pub struct Server {
     pub gate: Arc<Gate>,
     /// What this host shows of itself.
     pub certificates: Arc<Certificates>,
+    /// Memory for envelopes.
+    pub envelopes: Arc<EnvelopeRoom>,
 }
 
 /// What a client came to.
@@ -103,6 +107,7 @@ struct Connection<'a> {
     name: Option<Option<Domain>>,
     replies: Vec<u8>,
     chunks: Option<Receipt>,
+    share: RefCell<Share>,
     timeout: Duration,
 }
 
@@ -134,7 +139,8 @@ impl<'a> Connection<'a> {
         let timeout = server.site.get().config.limits.command_timeout;
         let session = Session::new(terms(&stream, server, port));
         let reader = LineReader::new(stream);
-        Connection { server, port, reader, session, client, name: None, replies: Vec::new(), chunks: None, timeout }
+        let (replies, share) = (Vec::new(), RefCell::new(server.envelopes.share()));
+        Connection { server, port, reader, session, client, name: None, replies, chunks: None, share, timeout }
     }
 
     /// The same client under TLS, of whom nothing is known. `None` if it and we do not agree.
@@ -174,7 +180,7 @@ impl<'a> Connection<'a> {
         let (verb, recipient) = (command.as_ref().map_or("-", Command::verb), recipient_of(&command));
         let site = self.server.site.get();
         let (spool, submission) = (&self.server.spool, self.session.is_for_submission());
-        let policy = SitePolicy { site: &site, spool, client: self.client, submission };
+        let policy = SitePolicy { site: &site, spool, client: self.client, submission, share: &self.share };
         let next = self.session.step(command, &policy);
         if !self.session.in_chunks() {
             // RSET and EHLO forget a message that was under way.
@@ -207,6 +213,9 @@ impl<'a> Connection<'a> {
                 self.read_chunk(size, |_| {})?;
                 self.reply(&reply);
             }
+        }
+        if !self.session.has_envelope() {
+            self.share.get_mut().release();
         }
         Ok(())
     }
@@ -313,9 +322,10 @@ mod tests {
         let (names, _names) = dns::reverse_names();
         let pace = Pace { whole: Duration::from_millis(100), rate: 1 << 30, ..Pace::CLIENT };
         let site = Arc::new(CurrentSite::new(site));
-        let gate = Arc::new(Gate::new(site.clone()));
+        let gate = Arc::new(Gate::new(site.clone(), u64::MAX));
         let certificates = Arc::new(Certificates::self_signed(folder.path()));
-        let server = Server { spool: Arc::new(spool), site, names, pace, gate, certificates };
+        let envelopes = EnvelopeRoom::new(0);
+        let server = Server { spool: Arc::new(spool), site, names, pace, gate, certificates, envelopes };
         let (client, place) = narrow();
         let mut writing = client.try_clone().unwrap();
         thread::scope(|scope| {

@@ -1,7 +1,9 @@
 //! Who may send what to whom: the session's questions, answered from the site, the spool's disk and the client's address.
 
+use std::cell::RefCell;
 use std::net::IpAddr;
 
+use super::room::Share;
 use super::session::Policy;
 use crate::auth;
 use crate::io::clock::Now;
@@ -22,6 +24,8 @@ pub struct SitePolicy<'a> {
     pub client: IpAddr,
     /// Whether it came to a port for submission.
     pub submission: bool,
+    /// Memory for its envelope.
+    pub share: &'a RefCell<Share>,
 }
 
 impl Policy for SitePolicy<'_> {
@@ -94,6 +98,10 @@ impl Policy for SitePolicy<'_> {
         // A stranger may name anyone as the sender, who then would get a report of each message that arrives.
         let notify = parameters.notify.map(|notify| Notify { success: false, ..notify });
         RcptParameters { notify, ..parameters }
+    }
+
+    fn envelope_may_have(&self, octets: usize) -> bool {
+        self.share.borrow_mut().grow_to(octets)
     }
 
     fn verify(&self, name: &str) -> Reply {
@@ -170,8 +178,13 @@ mod tests {
     use crate::config::Config;
     use crate::limits;
     use crate::mail::srs::Srs;
+    use crate::smtpd::room::EnvelopeRoom;
     use crate::users::Users;
     use std::path::Path;
+
+    fn share() -> RefCell<Share> {
+        RefCell::new(EnvelopeRoom::new(0).share())
+    }
 
     #[test]
     fn reports_to_a_rewritten_sender_are_taken_for_a_while_and_from_anyone() {
@@ -181,7 +194,9 @@ mod tests {
         let site = Site { config, users: Users::default(), aliases: Aliases::default() };
         let folder = tempfile::tempdir().unwrap();
         let (spool, _writer) = Spool::open(folder.path()).unwrap();
-        let policy = SitePolicy { site: &site, spool: &spool, client: "192.0.2.7".parse().unwrap(), submission: false };
+        let share = share();
+        let client = "192.0.2.7".parse().unwrap();
+        let policy = SitePolicy { site: &site, spool: &spool, client, submission: false, share: &share };
         let today = Now::read().day();
         let said_to = |from: &str, day: u64, secret: &str| {
             let rewritten = Srs::new(secret).forward(&"ann@far.example".parse().unwrap(), &domain, day).unwrap();
@@ -197,7 +212,7 @@ mod tests {
         let mut config = site.config.clone();
         config.relay.from = vec!["192.0.2.7/32".parse().unwrap()];
         let site = Site { config, users: Users::default(), aliases: Aliases::default() };
-        let trusted = SitePolicy { site: &site, spool: &spool, client: policy.client, submission: false };
+        let trusted = SitePolicy { site: &site, spool: &spool, client: policy.client, submission: false, share: &share };
         let rewritten = Srs::new("a secret of this test").forward(&"ann@far.example".parse().unwrap(), &domain, today);
         let path = ForwardPath::Address(rewritten.unwrap());
         assert!(trusted.recipient(&path, &"<x@b.example>".parse().unwrap(), None).is_ok());
@@ -213,7 +228,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (spool, _writer) = Spool::open(folder.path()).unwrap();
         let asked = |client: &str, notify: &str| {
-            let policy = SitePolicy { site: &site, spool: &spool, client: client.parse().unwrap(), submission: false };
+            let (share, client) = (share(), client.parse().unwrap());
+            let policy = SitePolicy { site: &site, spool: &spool, client, submission: false, share: &share };
             policy.heeded(RcptParameters::parse(notify).unwrap(), None).to_string()
         };
         for (notify, heeded) in [

@@ -74,6 +74,8 @@ pub trait Policy {
     fn recipient(&self, path: &ForwardPath, from: &ReversePath, user: Option<&Address>) -> Result<Address, Reply>;
     /// What is heeded of the reports that this client, or who has logged in, asks for.
     fn heeded(&self, parameters: RcptParameters, user: Option<&Address>) -> RcptParameters;
+    /// Whether an envelope may grow to so many octets of memory.
+    fn envelope_may_have(&self, octets: usize) -> bool;
     /// The answer to VRFY.
     fn verify(&self, name: &str) -> Reply;
     /// The answer to EXPN.
@@ -201,6 +203,8 @@ impl Session {
             Err(Refusal { reply, close: false }) => Next::Reply(reply),
         };
         match &next {
+            // One recipient too many is nobody's mistake: clients with a long list are to go on (RFC 5321 §4.5.3.1.10).
+            Next::Reply(reply) if *reply == reply::too_many_recipients() => {}
             Next::Reply(reply) | Next::Swallow(_, reply) if reply.is_error() => self.errors += 1,
             _ => {}
         }
@@ -226,6 +230,11 @@ impl Session {
             }
             _ => None,
         }
+    }
+
+    /// Whether there is an envelope, be it with a message on its way.
+    pub fn has_envelope(&self) -> bool {
+        self.in_chunks() || self.reverse_path().is_some()
     }
 
     /// Whether some chunks of a message have come, and not the last.
@@ -385,7 +394,8 @@ impl Session {
         };
         let recipient = Recipient { address, parameters: policy.heeded(rcpt.parameters, self.user.as_ref()) };
         if !envelope.recipients.contains(&recipient) {
-            if envelope.recipients.len() >= policy.recipients() {
+            let memory = envelope.memory() + recipient.memory();
+            if envelope.recipients.len() >= policy.recipients() || !policy.envelope_may_have(memory) {
                 return reply::too_many_recipients();
             }
             envelope.recipients.push(recipient);

@@ -6,8 +6,9 @@
 
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
-use argon2::{Argon2, Params};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
 use sha_crypt::ShaCrypt;
+use subtle::ConstantTimeEq;
 
 use crate::limits;
 use crate::mail::sasl::Keys;
@@ -77,10 +78,16 @@ impl Password {
         count::one(self.cost());
         match self.kind {
             Kind::Scram => self.scram_keys().is_some_and(|keys| keys.verify(password)),
-            Kind::Argon2 => Argon2::default().verify_password(password, self.crypt.as_str()).is_ok(),
+            Kind::Argon2 => verify_argon2(password, &self.crypt).unwrap_or(false),
             Kind::ShaCrypt => ShaCrypt::default().verify_password(password, self.crypt.as_str()).is_ok(),
             Kind::Bcrypt => bcrypt::verify(password, &self.crypt).unwrap_or(false),
         }
+    }
+
+    /// KiB of memory that [`Password::verify`] takes. Where it is not the memory that makes a check dear, next to none.
+    pub fn memory(&self) -> u64 {
+        let hash = (self.kind == Kind::Argon2).then(|| PasswordHash::new(&self.crypt).ok()).flatten();
+        hash.and_then(|hash| Params::try_from(&hash).ok()).map_or(0, |params| params.m_cost().into())
     }
 
     /// The keys for SCRAM, of an entry that has some.
@@ -117,6 +124,21 @@ pub fn scram(password: &[u8]) -> String {
     let mut salt = [0; 16];
     getrandom::fill(&mut salt).expect("the kernel has random octets");
     format!("{{SCRAM-SHA-256}}{}", Keys::derive(password, &salt, limits::SCRAM_ITERATIONS).to_text())
+}
+
+/// `None` for what is no whole hash.
+fn verify_argon2(password: &[u8], crypt: &str) -> Option<bool> {
+    let hash = PasswordHash::new(crypt).ok()?;
+    let (salt, known) = (hash.salt?, hash.hash?);
+    let params = Params::try_from(&hash).ok()?;
+    let version = hash.version.map_or(Ok(Version::default()), Version::try_from).ok()?;
+    let mut memory = Vec::with_capacity(params.block_count().max(limits::MAPPED_BLOCKS));
+    memory.resize(params.block_count(), Block::new());
+    let algorithm = Algorithm::try_from(hash.algorithm.as_str()).ok()?;
+    let mut found = vec![0; known.as_ref().len()];
+    let argon2 = Argon2::new(algorithm, version, params);
+    argon2.hash_password_into_with_memory(password, &salt, &mut found, &mut memory).ok()?;
+    Some(found.ct_eq(known.as_ref()).into())
 }
 
 fn kind_of(crypt: &str) -> Option<Kind> {

@@ -9,6 +9,7 @@ pub mod dovecot;
 pub mod ended;
 pub mod hop;
 pub mod mailboxes;
+pub mod memory_group;
 pub mod net;
 pub mod next_hop;
 pub mod parcel;

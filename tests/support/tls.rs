@@ -37,12 +37,17 @@ pub fn starttls(address: SocketAddr) -> Client {
 }
 
 /// Begins TLS on a connection that has agreed to it. Anyone's certificate is good.
-pub fn over(mut socket: TcpStream) -> Client {
+pub fn over(socket: TcpStream) -> Client {
+    try_over(socket).expect("a handshake")
+}
+
+/// As [`over`], for a connection that may be closed instead.
+pub fn try_over(mut socket: TcpStream) -> Option<Client> {
     let config = client_config(&Level::Required).unwrap();
     let mut layer = Layer::new(ClientConnection::new(config, "mail.example.org".try_into().unwrap()).unwrap());
-    layer.handshake(&mut socket).unwrap();
+    layer.handshake(&mut socket).ok()?;
     let ends = Tls(Arc::new(Mutex::new((layer, socket.try_clone().unwrap()))));
-    Client::over(socket, ends.clone(), ends)
+    Some(Client::over(socket, ends.clone(), ends))
 }
 
 /// The two ends of a connection under TLS.

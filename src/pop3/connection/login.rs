@@ -83,5 +83,6 @@ fn refusal(out: Out) -> Answer {
         Out::Denied(Refused::Wrong(_)) => reply::WRONG,
         Out::Denied(Refused::ShutOut) => reply::SHUT_OUT,
         Out::Denied(Refused::Busy) => reply::BUSY,
+        Out::Denied(Refused::TooDear) => reply::TOO_DEAR,
     }
 }

@@ -78,5 +78,6 @@ fn refusal(out: Out) -> Reply {
         Out::Denied(Denied::Wrong(_)) => reply::wrong_credentials(),
         Out::Denied(Denied::ShutOut) => reply::shut_out(),
         Out::Denied(Denied::Busy) => reply::logins_busy(),
+        Out::Denied(Denied::TooDear) => reply::login_too_dear(),
     }
 }

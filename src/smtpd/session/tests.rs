@@ -4,6 +4,9 @@ use super::*;
 
 struct Open;
 
+/// More than two short recipients, and less than one long one.
+const ROOM: usize = 600;
+
 impl Policy for Open {
     fn hostname(&self) -> &str {
         "mail.example.org"
@@ -28,6 +31,9 @@ impl Policy for Open {
     }
     fn heeded(&self, parameters: RcptParameters, _: Option<&Address>) -> RcptParameters {
         parameters
+    }
+    fn envelope_may_have(&self, octets: usize) -> bool {
+        octets < ROOM
     }
     fn verify(&self, _: &str) -> Reply {
         reply::cannot_verify()
@@ -152,7 +158,24 @@ fn recipients_are_counted_once_each() {
     for (line, expected) in [("c", "250"), ("c", "250"), ("d", "250"), ("e", "452")] {
         assert_eq!(cell(&step(&mut session, &format!("RCPT TO:<{line}@d.org>"))), expected);
     }
+    for number in 0..10 {
+        let beyond = step(&mut session, &format!("RCPT TO:<{number}@d.org>"));
+        assert_eq!(cell(&beyond), "452", "it is no error, of which three are allowed");
+    }
     assert_eq!(cell(&step(&mut session, "DATA")), "message for 2");
+}
+
+#[test]
+fn recipients_without_room_are_for_another_transaction() {
+    let mut session = Session::new(offering());
+    let long = format!("RCPT TO:<b@example.org> ORCPT=rfc822;{}", "o".repeat(ROOM - 100));
+    let lines = ["EHLO a", "MAIL FROM:<a@b.org>", "RCPT TO:<a@example.org>", &long, "RCPT TO:<c@example.org>"];
+    let codes: Vec<String> = lines.iter().map(|line| cell(&step(&mut session, line))).collect();
+    assert_eq!(codes, ["250", "250", "250", "452", "250"]);
+    assert!(session.has_envelope());
+    assert_eq!(cell(&step(&mut session, "DATA")), "message for 2");
+    session.message_over(true);
+    assert!(!session.has_envelope());
 }
 
 #[test]

@@ -118,7 +118,7 @@ impl Host {
         }
         let site = Site { config, users: Users::default(), aliases: Aliases::default() };
         let site = Arc::new(CurrentSite::new(site));
-        let gate = Arc::new(Gate::new(site.clone()));
+        let gate = Arc::new(Gate::new(site.clone(), u64::MAX));
         let settings = config::Tls::default();
         let certificates = Certificates::load(&settings, "mail.example.org", folder.path(), Box::new(DirectFiles));
         let server = Server::new(site, gate, Arc::new(certificates.unwrap()), Pace::CLIENT);

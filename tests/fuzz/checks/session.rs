@@ -260,6 +260,9 @@ impl Policy for World {
     fn heeded(&self, parameters: RcptParameters, _: Option<&Address>) -> RcptParameters {
         parameters
     }
+    fn envelope_may_have(&self, octets: usize) -> bool {
+        octets < 2000
+    }
     fn verify(&self, _: &str) -> Reply {
         reply::cannot_verify()
     }
