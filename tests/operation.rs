@@ -118,3 +118,14 @@ fn each_acknowledged_message_is_in_the_log_before_the_server_can_be_killed() {
         assert!(log.contains(&format!("{id} accepted ")), "{id}");
     }
 }
+
+#[test]
+fn users_and_aliases_may_begin_with_a_byte_order_mark() {
+    let mut server = Server::prepared("", "\u{feff}info: ann\n");
+    let users = fs::read_to_string(server.path("users")).unwrap();
+    fs::write(server.path("users"), format!("\u{feff}{users}")).unwrap();
+    server.run();
+    server.send(&["info@example.org"], "Subject: x\r\n\r\n");
+    server.wait_for("ann@example.org", 1);
+    server.pop3().log_in("ann");
+}

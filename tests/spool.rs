@@ -286,3 +286,34 @@ fn a_copy_found_after_a_crash_is_not_made_twice() {
     eventually("the queue is empty", || names(&server, "queue").is_empty());
     assert_eq!(server.mailbox("ann@example.org").len(), 0);
 }
+
+#[test]
+fn line_ends_of_an_entry_by_hand_are_mended_or_it_is_set_aside() {
+    let bare = ENTRY.replace("\r\n", "\n");
+    let lone = ENTRY.replace("hello", "hel\rlo");
+    let laid_out = format!("Return-Path: <sender@far.example>\nDelivered-To: ann@example.org\n{bare}");
+    let mut server = spool_with(&[
+        (&format!("queue/{ID}.eml"), &bare),
+        (&format!("queue/{OTHER_ID}.eml"), &lone),
+        ("queue/0TQXGV0000003.eml", &laid_out),
+    ]);
+    server.run();
+    for message in server.wait_for("ann@example.org", 2) {
+        let text = String::from_utf8(message).unwrap();
+        assert!(text.ends_with("Subject: by hand\r\n\r\nhello\r\n"), "{text:?}");
+        assert!(!text.replace("\r\n", "").contains(['\r', '\n']), "{text:?}");
+    }
+    let report = server.path("spool/failed").join(format!("{OTHER_ID}.eml.report"));
+    eventually("the other is set aside", || report.exists());
+    let report = fs::read_to_string(report).unwrap();
+    assert!(report.contains("line 5: a CR without LF"), "{report}");
+}
+
+#[test]
+fn a_made_up_id_does_not_bring_ids_to_their_end() {
+    let mut server = spool_with(&[("hold/FZZZZZZZZZZZZ.eml", ENTRY), ("queue/8000000000000.eml", REMOTE)]);
+    server.run();
+    let ids: Vec<String> = (0..5).map(|_| server.send(&["ann@example.org"], "Subject: x\r\n\r\n")).collect();
+    assert!(ids.is_sorted() && ids.iter().all(|id| id.as_str() < "1" && id.as_str() > "0T"), "{ids:?}");
+    server.wait_for("ann@example.org", 5);
+}

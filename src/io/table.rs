@@ -45,7 +45,11 @@ impl std::error::Error for LocatedError {}
 /// Octets that most such files do not exceed.
 const FIRST_READ: usize = 4096;
 
-/// Reads a file of at most `most` octets of UTF-8. A file that is not there is `Ok(None)`.
+/// U+FEFF, the "byte order mark": it says that UTF-8 follows, and is no part of the first line.
+const MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// Reads a file of at most `most` octets of UTF-8, without the mark that some editors put at its top. A file that is not
+/// there is `Ok(None)`.
 pub fn read(path: &Path, most: u64) -> Result<Option<String>, LocatedError> {
     let file = match File::open(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -56,6 +60,9 @@ pub fn read(path: &Path, most: u64) -> Result<Option<String>, LocatedError> {
     file.take(most + 1).read_to_end(&mut octets).map_err(|error| LocatedError::of(path, error.to_string()))?;
     if octets.len() as u64 > most {
         return Err(LocatedError::of(path, format!("the file is larger than {most} octets")));
+    }
+    if octets.starts_with(MARK) {
+        octets.drain(..MARK.len());
     }
     String::from_utf8(octets).map(Some).map_err(|error| {
         let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];

@@ -12,16 +12,19 @@ const DIGITS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 const LENGTH: usize = 13;
 const CHANCE_BITS: u32 = 15;
 const COUNTER_BITS: u32 = 14;
+/// In the year 2514: ids of this second and later ones were not made by a clock.
+const CLOCK_END: u64 = 1 << 34;
 
 /// The name of one message.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct QueueId(u64);
 
 impl QueueId {
-    /// An id for a message that came at `wall`, later than `last` in any case. `chance` keeps two hosts' ids apart.
+    /// An id for a message that came at `wall`, later than `last` in any case, unless that was not made by a clock. `chance`
+    /// keeps two hosts' ids apart.
     pub fn after(last: Option<QueueId>, wall: Duration, chance: u16) -> QueueId {
-        let by_clock = wall.as_secs() << COUNTER_BITS;
-        let earliest = last.map_or(0, |last| (last.0 >> CHANCE_BITS) + 1);
+        let by_clock = wall.as_secs().min(CLOCK_END - 1) << COUNTER_BITS;
+        let earliest = last.filter(|last| last.is_by_a_clock()).map_or(0, |last| (last.0 >> CHANCE_BITS) + 1);
         let chance = u64::from(chance) & ((1 << CHANCE_BITS) - 1);
         QueueId(by_clock.max(earliest) << CHANCE_BITS | chance)
     }
@@ -29,6 +32,11 @@ impl QueueId {
     /// When the message came, by the wall clock of then, in seconds since 1970.
     pub fn seconds(self) -> u64 {
         self.0 >> (COUNTER_BITS + CHANCE_BITS)
+    }
+
+    /// Whether it is from before the year 2514. What is later was made up by someone.
+    pub fn is_by_a_clock(self) -> bool {
+        self.seconds() < CLOCK_END
     }
 
     /// Reads an id at the start of a file name such as `0M5Q2K7XR4B12.eml`, and returns the ending.
@@ -79,6 +87,23 @@ mod tests {
         let second = QueueId::after(Some(first), Duration::ZERO, 0);
         assert!(first < second && first.to_string() < second.to_string());
         assert_eq!(second.seconds(), 1_795_000_000);
+    }
+
+    #[test]
+    fn a_made_up_id_and_a_clock_gone_mad_leave_room_for_others() {
+        let now = Duration::from_secs(1_795_000_000);
+        for text in ["8000000000000", "FZZZZZZZZZZZZ", "FZZZZZZZZ0000"] {
+            let forged: QueueId = text.parse().unwrap();
+            let next = QueueId::after(Some(forged), now, 7);
+            assert_eq!(next.seconds(), now.as_secs(), "{text}");
+            assert!(!forged.is_by_a_clock() && next.is_by_a_clock());
+        }
+        let mut last = QueueId::after(None, Duration::MAX, 7);
+        for _ in 0..100 {
+            let next = QueueId::after(Some(last), Duration::MAX, 7);
+            assert!(next > last && next.to_string().parse() == Ok(next));
+            last = next;
+        }
     }
 
     #[test]

@@ -1,13 +1,15 @@
 //! An accepted message as it is found on the disk: a regular file whose first fields are its envelope.
 //!
 //! Opening it is where its format is checked. What has a wrong format and what can't be read now are told apart: the
-//! first goes to `failed/`, the second is tried again.
+//! first goes to `failed/`, the second is tried again. An entry without SIZE was put there by a person: its line ends
+//! are treated as those of a dropped file ([`lines_by_hand`]), so that none leaves this host bare.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom, Take};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use super::lines_by_hand::{self, Lines};
 use crate::io::durable;
 use crate::limits;
 use crate::mail::address::Address;
@@ -23,6 +25,8 @@ pub struct Entry {
     pub laid_out_for: Option<Address>,
     /// Where the message begins, after the envelope.
     body_at: u64,
+    /// The octets of the message, where its line ends are not those of the file.
+    mended: Option<u64>,
     /// Octets of the whole file.
     pub size: u64,
     /// Names the file has; with more than one it is never renamed, because another name would change with it.
@@ -54,7 +58,7 @@ impl Entry {
         }
         let Found { envelope, laid_out_for, octets } = read_envelope(&file)?;
         let (size, body_at) = (metadata.len(), octets as u64);
-        // Without SIZE the envelope was written by a person, who vouches for the rest.
+        // Without SIZE the envelope was written by a person, who vouches that the rest is whole.
         if envelope.parameters.size.is_some_and(|declared| declared != size - body_at) {
             return Err(Unfit::WrongFormat(format!(
                 "SIZE in X-Sender is {}, but {} octets follow the envelope: either it was never wholly received and never \
@@ -63,24 +67,50 @@ impl Entry {
                 size - body_at
             )));
         }
-        Ok(Entry { file, envelope, laid_out_for, body_at, size, links: metadata.nlink() })
+        let mut entry = Entry { file, envelope, laid_out_for, body_at, mended: None, size, links: metadata.nlink() };
+        if entry.envelope.parameters.size.is_none() {
+            let lines = memchr::memchr_iter(b'\n', &entry.head().map_err(Unfit::Unreadable)?).count();
+            let found = lines_by_hand::survey(entry.octets(0).map_err(Unfit::Unreadable)?, lines);
+            entry.mended = found.map_err(Unfit::Unreadable)?.map_err(|error| Unfit::WrongFormat(error.to_string()))?;
+            // A rename would deliver them as they are.
+            entry.laid_out_for = entry.laid_out_for.filter(|_| entry.mended.is_none());
+        }
+        Ok(entry)
     }
 
-    /// Octets after the envelope.
+    /// Octets after the envelope, as they leave this host.
     pub fn body_size(&self) -> u64 {
-        self.size - self.body_at
+        self.mended.unwrap_or(self.size - self.body_at)
     }
 
     /// The message without its envelope, from its beginning.
-    pub fn body(&mut self) -> io::Result<io::Take<&mut File>> {
+    pub fn body(&mut self) -> io::Result<Body<'_>> {
         self.body_after(0)
     }
 
     /// As [`Entry::body`], without its first `skipped` octets.
-    pub fn body_after(&mut self, skipped: u64) -> io::Result<io::Take<&mut File>> {
+    pub fn body_after(&mut self, skipped: u64) -> io::Result<Body<'_>> {
+        if self.mended.is_none() {
+            return Ok(Body::Plain(self.octets(skipped)?));
+        }
+        let mut lines = Lines::new(self.octets(0)?);
+        io::copy(&mut (&mut lines).take(skipped), &mut io::sink())?;
+        Ok(Body::Mended(lines))
+    }
+
+    /// The file after the envelope and so many octets more.
+    fn octets(&mut self, skipped: u64) -> io::Result<Take<&mut File>> {
         self.file.seek(SeekFrom::Start(self.body_at.saturating_add(skipped)))?;
-        let size = self.body_size().saturating_sub(skipped);
+        let size = (self.size - self.body_at).saturating_sub(skipped);
         Ok((&mut self.file).take(size))
+    }
+
+    /// What stands above the message.
+    fn head(&mut self) -> io::Result<Vec<u8>> {
+        let mut head = Vec::new();
+        self.file.seek(SeekFrom::Start(0))?;
+        (&mut self.file).take(self.body_at).read_to_end(&mut head)?;
+        Ok(head)
     }
 
     /// The header of the message with the empty line after it, or as much of it as [`limits::DROP_HEADER`]. Lines may end
@@ -103,8 +133,30 @@ impl Entry {
 
     /// Copies the message without its envelope. Returns its octets.
     pub fn copy_body(&mut self, to: &mut impl io::Write) -> io::Result<u64> {
-        let copied = io::copy(&mut self.body()?, to)?;
+        // Of a plain file the kernel copies by itself.
+        let copied = match self.body()? {
+            Body::Plain(mut octets) => io::copy(&mut octets, to)?,
+            Body::Mended(mut lines) => io::copy(&mut lines, to)?,
+        };
         if copied == self.body_size() { Ok(copied) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    }
+}
+
+/// A message being read.
+#[derive(Debug)]
+pub enum Body<'e> {
+    /// As the file has it.
+    Plain(Take<&'e mut File>),
+    /// With line ends that the file does not have.
+    Mended(Lines<Take<&'e mut File>>),
+}
+
+impl Read for Body<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Body::Plain(octets) => octets.read(out),
+            Body::Mended(lines) => lines.read(out),
+        }
     }
 }
 
@@ -182,6 +234,31 @@ mod tests {
     }
 
     #[test]
+    fn line_ends_of_a_person_leave_as_cr_lf() {
+        let top = "Return-Path: <a@b.org>\nDelivered-To: c@d.org\nX-Sender: <a@b.org>\nX-Receiver: <c@d.org>\n";
+        for (message, leaves) in [
+            ("A: b\n\n.\nend", "A: b\r\n\r\n.\r\nend\r\n"),
+            ("A: b\r\n\nend\r\n", "A: b\r\n\r\nend\r\n"),
+            ("A: b\r\n\r\nend\r\n", "A: b\r\n\r\nend\r\n"),
+        ] {
+            let mut entry = open(&format!("{top}{message}")).unwrap();
+            assert_eq!(entry.laid_out_for.is_some(), message == leaves, "only what is as it must be is renamed");
+            let mut copy = Vec::new();
+            assert_eq!(entry.copy_body(&mut copy).unwrap(), entry.body_size());
+            assert_eq!(String::from_utf8(copy).unwrap(), leaves);
+            assert_eq!(entry.header().unwrap(), b"A: b\r\n\r\n");
+            let mut rest = String::new();
+            entry.body_after(8).unwrap().read_to_string(&mut rest).unwrap();
+            assert_eq!(rest, leaves[8..]);
+        }
+        let Err(Unfit::WrongFormat(why)) = open(&format!("{top}A: b\n\na\rb\n")) else { panic!() };
+        assert!(why.starts_with("line 7: a CR without LF"), "{why}");
+        // What this server wrote is as it was accepted.
+        let sized = open("X-Sender: <a@b.org> SIZE=0000000002\r\nX-Receiver: <c@d.org>\r\na\n").unwrap();
+        assert_eq!(sized.body_size(), 2);
+    }
+
+    #[test]
     fn what_is_torn_or_foreign_has_a_wrong_format() {
         for content in [
             "",
@@ -204,8 +281,8 @@ mod tests {
         for recipients in [1, 100, 1000, 5000] {
             let receivers: String =
                 (0..recipients).map(|at| format!("X-Receiver: <user{at}@example.org>\r\n")).collect();
-            let entry = open(&format!("X-Sender: <a@b.org>\r\n{receivers}body")).unwrap();
-            assert_eq!((entry.envelope.recipients.len(), entry.body_size()), (recipients, 4));
+            let entry = open(&format!("X-Sender: <a@b.org>\r\n{receivers}body\r\n")).unwrap();
+            assert_eq!((entry.envelope.recipients.len(), entry.body_size()), (recipients, 6));
         }
     }
 }

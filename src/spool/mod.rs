@@ -23,6 +23,7 @@
 //! | `answer` | how who waits for it hears of that |
 //! | `schedule` | what is due when, in memory |
 //! | `entry` | an accepted message as it is found on the disk |
+//! | `lines_by_hand` | line ends that a person wrote |
 //! | `claim` | one delivery thread's hold on one entry |
 //! | `state` | the text of `ID.state` |
 //! | `aside` | `failed/` and its reports |
@@ -42,6 +43,7 @@ pub mod by_hand;
 mod claim;
 mod draft;
 mod entry;
+mod lines_by_hand;
 pub mod listed;
 pub mod listing;
 pub mod pickup;
@@ -241,6 +243,7 @@ impl Spool {
     /// Lets no later id be before one that is in the spool already.
     fn saw_id(&self, id: QueueId) {
         let mut last = self.last_id.lock().unwrap_or_else(PoisonError::into_inner);
-        *last = (*last).max(Some(id));
+        // One from beyond every clock was made up, and would leave no room for later ones.
+        *last = (*last).max(Some(id).filter(|id| id.is_by_a_clock()));
     }
 }
