@@ -336,6 +336,12 @@ pub const SHOWN_HEADER: usize = 64 * 1024;
 /// Octets that are read of the answer to a question at the terminal, which is yes or no.
 pub const ANSWER: u64 = 16;
 
+/// For how long files of drop/ are taken until it is looked for newer ones: the turn of one of many is short.
+pub const DROP_TURN: Duration = Duration::from_millis(100);
+
+/// Changes in drop/ that are noticed at a time: as many as Linux keeps unless told otherwise.
+pub const DROP_CHANGES: usize = 16 * 1024;
+
 /// How long a file written in place in drop/ must be unchanged once closed, and without having been closed.
 pub const DROP_SETTLED: Duration = Duration::from_secs(2);
 /// See [`DROP_SETTLED`].

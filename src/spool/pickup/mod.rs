@@ -8,13 +8,16 @@
 //! removed that is not in the queue, and nothing overwritten: a file that can't be taken becomes `NAME.bad` beside
 //! `NAME.report`, one that changes while it is read is given back, and lack of space or an error of the disk leaves it
 //! where it is, to be tried again. After a crash a `.ID` whose entry exists is removed at start, else taken again.
+//!
+//! Of many that wait, the newest and the oldest are taken by turns: a hundred thousand files take minutes, and who drops one
+//! after them waits for none of them.
 
 pub mod drop_error;
 mod intake;
 pub mod line_ends;
 pub mod message;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -49,14 +52,24 @@ impl Pickup {
     /// Takes files until the spool is stopped.
     pub fn run(&self, spool: &Spool, site: &CurrentSite) {
         let accounts = &self.accounts;
-        let mut files = Files { spool, site, accounts, waiting: HashMap::new(), uncleared: Vec::new() };
+        let (waiting, ready) = (HashMap::new(), VecDeque::new());
+        let mut files = Files { spool, site, accounts, waiting, ready, uncleared: Vec::new() };
         files.resume();
         files.rescan();
         while !spool.is_stopping() {
-            for change in self.events.next(limits::WATCH) {
-                files.notice(change);
+            let mut wait = if files.ready.is_empty() { limits::WATCH } else { Duration::ZERO };
+            let mut noticed = 0;
+            while noticed < limits::DROP_CHANGES {
+                let changes = self.events.next(wait);
+                if changes.is_empty() {
+                    break;
+                }
+                noticed += changes.len();
+                changes.into_iter().for_each(|change| files.notice(change));
+                wait = Duration::ZERO;
             }
-            files.take_settled();
+            files.settle();
+            files.take_some();
             files.uncleared.retain(|id| !intake::clear(spool, *id));
         }
     }
@@ -68,6 +81,8 @@ struct Files<'a> {
     site: &'a CurrentSite,
     accounts: &'a Accounts,
     waiting: HashMap<OsString, Waiting>,
+    /// To be taken, the oldest first.
+    ready: VecDeque<OsString>,
     /// Entries whose file in `drop/` could not be removed yet.
     uncleared: Vec<QueueId>,
 }
@@ -85,6 +100,8 @@ struct Stamp {
     inode: u64,
     modified: SystemTime,
     length: u64,
+    /// When it last came, or was changed: `st_ctime`, in seconds and nanoseconds.
+    since: (i64, i64),
 }
 
 impl Files<'_> {
@@ -127,7 +144,7 @@ impl Files<'_> {
             Change::File(name, _) if self.is_left_alone(&name) => {}
             // Given back by ourselves: taking it again at once would go on for ever.
             Change::File(name, what) if what.contains(AddWatchFlags::IN_MOVED_TO) && self.is_waiting(&name) => {}
-            Change::File(name, what) if what.contains(AddWatchFlags::IN_MOVED_TO) => self.take(name),
+            Change::File(name, what) if what.contains(AddWatchFlags::IN_MOVED_TO) => self.ready.push_back(name),
             Change::File(name, what) => {
                 let closed = what.contains(AddWatchFlags::IN_CLOSE_WRITE);
                 self.wait_for(name, if closed { limits::DROP_SETTLED } else { limits::DROP_UNCLOSED });
@@ -140,16 +157,32 @@ impl Files<'_> {
         self.waiting.insert(name, Waiting { stamp, since: Instant::now(), wait });
     }
 
-    /// Takes what was unchanged for long enough.
-    fn take_settled(&mut self) {
+    /// What was unchanged for long enough is ready.
+    fn settle(&mut self) {
         let is_due = |(_, file): &(&OsString, &Waiting)| file.since.elapsed() >= file.wait;
         let due: Vec<OsString> = self.waiting.iter().filter(is_due).map(|(name, _)| name.clone()).collect();
+        let mut settled = Vec::new();
         for name in due {
             let Some(file) = self.waiting.remove(&name) else { continue };
             match self.stamp(&name) {
-                now if now == file.stamp && now.is_some() => self.take(name),
+                Some(now) if Some(now) == file.stamp => settled.push((now.since, name)),
                 Some(_) => self.wait_for(name, file.wait),
                 None => {}
+            }
+        }
+        settled.sort_unstable();
+        // Behind what was moved in meanwhile.
+        settled.into_iter().rev().for_each(|(_, name)| self.ready.push_front(name));
+    }
+
+    /// Takes the newest and the oldest by turns, for a while.
+    fn take_some(&mut self) {
+        let begun = Instant::now();
+        while begun.elapsed() < limits::DROP_TURN && !self.spool.is_stopping() {
+            let Some(newest) = self.ready.pop_back() else { return };
+            self.take(newest);
+            if let Some(oldest) = self.ready.pop_front() {
+                self.take(oldest);
             }
         }
     }
@@ -176,7 +209,6 @@ impl Files<'_> {
         }
     }
 
-    /// Hidden files are still being written; `.bad` files and their reports are for a person.
     /// Whether it is this very file that waits under its name.
     fn is_waiting(&self, name: &OsStr) -> bool {
         let inode = |stamp: Stamp| stamp.inode;
@@ -187,9 +219,11 @@ impl Files<'_> {
     fn stamp(&self, name: &OsStr) -> Option<Stamp> {
         let metadata = self.spool.folders().drop.join(name).symlink_metadata().ok()?;
         let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-        Some(Stamp { inode: metadata.ino(), modified, length: metadata.len() })
+        let since = (metadata.ctime(), metadata.ctime_nsec());
+        Some(Stamp { inode: metadata.ino(), modified, length: metadata.len(), since })
     }
 
+    /// Hidden files are still being written; `.bad` files and their reports are for a person.
     fn is_left_alone(&self, name: &OsStr) -> bool {
         let text = name.as_encoded_bytes();
         let is_report = || {
