@@ -151,6 +151,11 @@ impl Exchanger {
         self.each(|heard| heard.messages.iter().map(text).collect())
     }
 
+    /// All messages as they were on the wire, by connection.
+    pub fn octets(&self) -> Vec<Vec<u8>> {
+        self.each(|heard| heard.messages.clone())
+    }
+
     fn each<T>(&self, part: impl Fn(&Heard) -> Vec<T>) -> Vec<T> {
         self.sessions.lock().unwrap().iter().flat_map(|heard| part(&heard.lock().unwrap())).collect()
     }
