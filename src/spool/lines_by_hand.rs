@@ -6,8 +6,8 @@
 
 use std::io::{self, Read};
 
-use super::pickup::drop_error::DropError;
-use super::pickup::line_ends::Canonical;
+use super::drop_error::DropError;
+use super::line_ends::Canonical;
 use crate::limits;
 
 /// How many octets the message in `octets` has once its line ends are CR LF. `None` if they are already. `above` lines

@@ -23,6 +23,8 @@
 //! | `answer` | how who waits for it hears of that |
 //! | `schedule` | what is due when, in memory |
 //! | `entry` | an accepted message as it is found on the disk |
+//! | `line_ends` | LF and CR LF become CR LF |
+//! | `drop_error` | why what a person wrote can't be taken |
 //! | `lines_by_hand` | line ends that a person wrote |
 //! | `claim` | one delivery thread's hold on one entry |
 //! | `state` | the text of `ID.state` |
@@ -42,7 +44,9 @@ mod aside;
 pub mod by_hand;
 mod claim;
 mod draft;
+pub mod drop_error;
 mod entry;
+pub mod line_ends;
 mod lines_by_hand;
 pub mod listed;
 pub mod listing;

@@ -12,9 +12,7 @@
 //! Of many that wait, the newest and the oldest are taken by turns: a hundred thousand files take minutes, and who drops one
 //! after them waits for none of them.
 
-pub mod drop_error;
 mod intake;
-pub mod line_ends;
 pub mod message;
 
 use std::collections::{HashMap, VecDeque};
@@ -29,6 +27,7 @@ use nix::sys::inotify::AddWatchFlags;
 use super::Spool;
 use super::sweep::{names, taken_as};
 use super::watch::{Change, Events};
+pub use super::{drop_error, line_ends};
 use crate::io::account::Accounts;
 use crate::limits;
 use crate::mail::queue_id::QueueId;
