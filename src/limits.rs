@@ -38,7 +38,7 @@ pub const CREDENTIAL: usize = 512;
 pub const RECIPIENTS: usize = 1000;
 
 /// Octets of memory that the envelope of each connection may have in any case: some hundred recipients (RFC 5321 §4.5.3.1.8).
-pub const ENVELOPE_SMALL: usize = 32 * 1024;
+pub const ENVELOPE_SMALL: usize = 24 * 1024;
 
 /// The part of the memory that all larger envelopes share beyond it, as the recipients came: a message under way has four
 /// copies of them.
@@ -197,8 +197,9 @@ pub const CONNECTION_STACK: usize = 256 * 1024;
 /// again sooner, and what it holds for that long is little.
 pub const IDLE_THREAD: Duration = Duration::from_secs(1);
 
-/// Octets a connection is assumed to need when the cap is derived from the memory.
-pub const CONNECTION_MEMORY: u64 = 128 * 1024;
+/// Octets a connection is assumed to need when the cap is derived from the memory: in the middle of a message, with its
+/// recipients, and with what the kernel and malloc keep for its thread.
+pub const CONNECTION_MEMORY: u64 = 256 * 1024;
 
 /// The part of this machine's memory that is shared out to connections.
 pub const CONNECTION_MEMORY_PART: u64 = 4;

@@ -243,7 +243,7 @@ fn two_thousand_clients_do_not_have_a_small_server_killed() {
         counted(&count.handshakes)
     );
     assert!(server.exited().is_none());
-    assert!(counted(&count.turned_away) > CROWD / 2 && counted(&count.served) > 50);
+    assert!(counted(&count.turned_away) > CROWD / 2 && counted(&count.served) > 30);
     assert!(counted(&count.large) > 0 && counted(&count.logins) > 10 && counted(&count.handshakes) > 5);
     // All of what was promised is there, and the owner gets in once it is quieter.
     eventually("there is room again", || server.smtp().reply().starts_with("220 "));

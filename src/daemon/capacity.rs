@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn the_scarcest_thing_decides() {
         let machine = |memory, threads, descriptors| Machine { memory, threads, descriptors }.connections();
-        assert_eq!(machine(512 << 20, u64::MAX, u64::MAX), 1024);
+        assert_eq!(machine(512 << 20, u64::MAX, u64::MAX), 512);
         assert_eq!(machine(u64::MAX, 600, u64::MAX), 300);
         assert_eq!(machine(u64::MAX, u64::MAX, 1024), 448);
         assert_eq!(machine(0, 0, 0), 10);
@@ -104,7 +104,7 @@ mod tests {
     fn of_a_small_memory_nothing_takes_too_much() {
         let machine = |memory| Machine { memory, threads: u64::MAX, descriptors: u64::MAX };
         let small = machine(64 << 20);
-        assert_eq!((small.connections(), small.delivery_threads(16), small.envelope_memory()), (128, 4, 2 << 20));
+        assert_eq!((small.connections(), small.delivery_threads(16), small.envelope_memory()), (64, 4, 2 << 20));
         // One check of argon2's default costs, and no second.
         assert!((19 * 1024..38 * 1024).contains(&small.login_memory()));
         assert_eq!((machine(0).delivery_threads(16), machine(256 << 20).delivery_threads(16)), (2, 16));

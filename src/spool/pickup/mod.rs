@@ -27,7 +27,6 @@ use nix::sys::inotify::AddWatchFlags;
 use super::Spool;
 use super::sweep::{names, taken_as};
 use super::watch::{Change, Events};
-pub use super::{drop_error, line_ends};
 use crate::io::account::Accounts;
 use crate::limits;
 use crate::mail::queue_id::QueueId;
