@@ -212,7 +212,8 @@ mod tests {
         let mut config = site.config.clone();
         config.relay.from = vec!["192.0.2.7/32".parse().unwrap()];
         let site = Site { config, users: Users::default(), aliases: Aliases::default() };
-        let trusted = SitePolicy { site: &site, spool: &spool, client: policy.client, submission: false, share: &share };
+        let trusted =
+            SitePolicy { site: &site, spool: &spool, client: policy.client, submission: false, share: &share };
         let rewritten = Srs::new("a secret of this test").forward(&"ann@far.example".parse().unwrap(), &domain, today);
         let path = ForwardPath::Address(rewritten.unwrap());
         assert!(trusted.recipient(&path, &"<x@b.example>".parse().unwrap(), None).is_ok());

@@ -8,8 +8,6 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{Uid, geteuid};
 
-use super::drop_error::{self, DropError};
-use super::line_ends::Canonical;
 use super::message::{self, Context, Owner};
 use crate::io::account::Accounts;
 use crate::io::clock::{self, Now};
@@ -20,6 +18,8 @@ use crate::mail::header::HopCounter;
 use crate::mail::queue_id::QueueId;
 use crate::maillog::{self, Origin};
 use crate::route::Site;
+use crate::spool::drop_error::{self, DropError};
+use crate::spool::line_ends::Canonical;
 use crate::spool::{Draft, Spool};
 
 /// By what it is judged who may send what.

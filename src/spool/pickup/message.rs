@@ -6,8 +6,6 @@
 
 use std::collections::HashSet;
 
-use super::drop_error::DropError;
-use super::line_ends::Canonical;
 use crate::config::Config;
 use crate::limits;
 use crate::mail::address::{Address, Domain, ReversePath};
@@ -15,6 +13,8 @@ use crate::mail::complete::{self, Stamp};
 use crate::mail::envelope::{Envelope, Recipient};
 use crate::mail::header::{self, Field, Header};
 use crate::mail::parameter::{MailParameters, RcptParameters};
+use crate::spool::drop_error::DropError;
+use crate::spool::line_ends::Canonical;
 
 /// Who put the file there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -245,7 +245,7 @@ fn print(header: &Header<'_>, context: &Context<'_>) -> Result<Vec<u8>, DropErro
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spool::pickup::drop_error;
+    use crate::spool::drop_error;
     use proptest::prelude::*;
 
     fn config() -> Config {

@@ -11,7 +11,7 @@ use postrider::mail::address::ReversePath;
 use postrider::mail::complete::Stamp;
 use postrider::mail::envelope::Envelope;
 use postrider::mail::header::Header;
-use postrider::spool::pickup::line_ends::Canonical;
+use postrider::spool::line_ends::Canonical;
 use postrider::spool::pickup::message::{self, Context, Dropped, Owner};
 
 use super::pieces::{Cut, Pieces};
