@@ -214,6 +214,8 @@ pub const CONNECTIONS_MOST: u64 = 20_000;
 pub const COMMAND_BUFFER: usize = 2 * 1024;
 /// See [`COMMAND_BUFFER`].
 pub const MESSAGE_BUFFER: usize = 32 * 1024;
+/// Octets in the first block of a message: most are no larger, and a large block costs them more than a second read.
+pub const FIRST_BLOCK: usize = 8 * 1024;
 
 /// Drafts committed with one flush at most: bounds the time the first of them waits.
 pub const BATCH: usize = 512;

@@ -160,13 +160,14 @@ impl Display for Span {
 // The process.
 
 /// The server is ready.
-pub fn started(hostname: &impl Display, spool: &Path, sync: &str, queued: usize) {
+pub fn started(hostname: &impl Display, spool: &Path, sync: &str, queued: usize, threads: usize) {
     event(Level::Info, None, "started")
         .pair("version", env!("CARGO_PKG_VERSION"))
         .pair("hostname", hostname)
         .pair("spool", spool.display())
         .pair("sync", sync)
         .pair("queued", queued)
+        .pair("threads", threads)
         .write();
 }
 

@@ -7,7 +7,8 @@ mod support;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::Command;
+use std::process::{Child, Command};
+use std::thread;
 use std::time::{Duration, Instant};
 use support::{Server, eventually, files, have};
 
@@ -19,6 +20,22 @@ fn run_with(server: &mut Server, what: &[&str]) {
     what.iter().for_each(|what| _ = command.arg("-e").arg(format!("inject={what}")));
     command.arg(plain.get_program()).args(plain.get_args());
     server.run_as(command);
+}
+
+/// As [`run_with`], for a server that has started.
+fn attach(server: &Server, what: &[&str]) -> Child {
+    let mut command = Command::new("strace");
+    command.args(["-f", "-q", "-o"]).arg(server.path("trace"));
+    what.iter().for_each(|what| _ = command.arg("-e").arg(format!("inject={what}")));
+    let strace = command.arg("-p").arg(server.pid().to_string()).spawn().unwrap();
+    eventually("strace watches every thread", || {
+        let threads = fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap();
+        threads.flatten().all(|thread| {
+            let status = fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+            status.contains("\nTracerPid:\t") && !status.contains("\nTracerPid:\t0\n")
+        })
+    });
+    strace
 }
 
 /// Sends a message and returns its last reply; empty if the server died before.
@@ -80,7 +97,7 @@ fn crash_at(call: &str, number: usize) -> bool {
     let acknowledged = MESSAGES.map(|(subject, to)| try_send(&server, to, subject).starts_with("250"));
     let begun = Instant::now();
     while server.exited().is_none() && begun.elapsed() < Duration::from_millis(150) {
-        std::thread::sleep(Duration::from_millis(5));
+        thread::sleep(Duration::from_millis(5));
     }
     let killed = server.exited().is_some();
     server.kill();
@@ -110,7 +127,7 @@ fn an_error_of_the_disk_is_never_called_good() {
     }
     // Calls are counted for each thread by itself: these are the writer's, once the certificate was made.
     for (what, replies) in [
-        (&["syncfs:error=EIO:when=2"][..], &["250", "451 4.3.0", "250"][..]),
+        (&["fsync:error=EIO:when=2"][..], &["250", "451 4.3.0", "250"][..]),
         (&["rename:error=EIO:when=1"], &["451 4.3.0", "250"]),
         (&["rename:error=ENOSPC:when=1"], &["452 4.3.1", "250"]),
         (&["rename:error=EDQUOT:when=2"], &["250", "452 4.3.1", "250"]),
@@ -134,6 +151,33 @@ fn an_error_of_the_disk_is_never_called_good() {
             eventually("nothing is left", || files(&server.path("spool").join(folder)).is_empty());
         }
     }
+}
+
+#[test]
+fn an_error_is_the_answer_to_all_who_shared_the_flush() {
+    if !have("strace", "an_error_is_the_answer_to_all_who_shared_the_flush") {
+        return;
+    }
+    let mut server = Server::with_spool("");
+    server.run();
+    // Others come while the first is made durable, and have the next flush together.
+    let mut strace = attach(&server, &["fsync:delay_enter=2000000", "syncfs:error=EIO"]);
+    let replies = thread::scope(|scope| {
+        let server = &server;
+        let first = scope.spawn(|| try_send(server, &["ann@example.org"], "first"));
+        thread::sleep(Duration::from_millis(500));
+        let others: Vec<_> = ["second", "third", "fourth"]
+            .map(|subject| scope.spawn(move || try_send(server, &["ann@example.org"], subject)))
+            .into();
+        others.into_iter().chain([first]).map(|sender| sender.join().unwrap()).collect::<Vec<_>>()
+    });
+    let is_of_the_disk = |reply: &String| reply.starts_with("451 4.3.0");
+    assert!(replies[..3].iter().all(is_of_the_disk) && replies[3].starts_with("250"), "{replies:?}");
+    server.wait_for("ann@example.org", 1);
+    eventually("nothing is left", || files(&server.path("spool/queue")).is_empty());
+    assert_eq!(server.mailbox("ann@example.org").len(), 1);
+    server.stop();
+    strace.wait().unwrap();
 }
 
 #[test]

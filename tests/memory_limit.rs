@@ -200,6 +200,7 @@ fn two_thousand_clients_do_not_have_a_small_server_killed() {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, hard.min(16_384), hard).unwrap();
     let mut server = start(&group);
+    server.logged(&[" started ", "threads=4"]);
     let smtp = server.smtp_address();
     // Those who are here before the crowd, and stay.
     let (mut early, large) = (server.smtp(), server.smtp());

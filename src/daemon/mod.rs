@@ -159,7 +159,7 @@ impl Server {
         });
         let pop3_server =
             Arc::new(pop3::connection::Server::new(site.clone(), gate, certificates.clone(), Pace::CLIENT));
-        maillog::started(&config.hostname, &config.spool, method.name(), spool.queued());
+        maillog::started(&config.hostname, &config.spool, method.name(), spool.queued(), config.delivery.threads);
 
         let writer = threads::writer(spool.clone(), writer)?;
         let delivery = |number| {

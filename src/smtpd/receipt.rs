@@ -56,6 +56,7 @@ impl Receipt {
     /// Takes octets. Returns how many were used, and whether the dot was among them.
     pub fn feed(&mut self, octets: &[u8]) -> (usize, bool) {
         self.content.clear();
+        self.content.reserve(octets.len());
         let (used, done) = match &mut self.framing {
             Framing::Dot(dots) => dots.feed(octets, &mut self.content),
             Framing::Length(ends) => {

@@ -164,10 +164,11 @@ def cut_and_count(world, server, load, cut, others=()):
 
 
 def power_cut(world, times, filesystem="ext4"):
-    for _ in range(times):
+    for number in range(times):
         disk = world.disk("disk", filesystem=filesystem)
         server = world.server(disk)
-        load = Load(server.port, LOCAL)
+        # A message that comes alone is made durable in another way than many.
+        load = Load(server.port, LOCAL, clients=1 if number % 4 == 3 else 12)
         some_time()
         cut_and_count(world, server, load, disk)
 

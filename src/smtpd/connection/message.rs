@@ -129,7 +129,9 @@ impl Connection<'_> {
         let stream = self.reader.get_mut();
         stream.set_timeout(limits::DATA_BLOCK_TIMEOUT);
         stream.set_deadline(whole.saturating_sub(begun.elapsed()));
-        Ok(self.reader.block(limits::MESSAGE_BUFFER)?)
+        // Most messages are small, and need no large buffer.
+        let expected = usize::try_from(size).unwrap_or(usize::MAX);
+        Ok(self.reader.block(expected.clamp(limits::FIRST_BLOCK, limits::MESSAGE_BUFFER))?)
     }
 
     fn begin(&mut self, envelope: Envelope, site: &Site) -> io::Result<Draft> {
