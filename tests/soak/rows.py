@@ -226,12 +226,10 @@ def killed_relaying(world, times):
     load, kills = Load(server.port, [["dan@far.example"]]), []
     for _ in range(times):
         some_time(1.0)
-        server.kill()
-        kills.append(time.monotonic())
+        kills.append(server.kill())
         world.row.recovery = max(world.row.recovery, server.start())
     load.ended = True
-    server.kill()
-    kills.append(time.monotonic())
+    kills.append(server.kill())
     load.stop()
     world.start_again(server)
     count_relayed(world, server, load, (hop, kills))
@@ -263,9 +261,10 @@ def count_relayed(world, server, load, seen):
     at_each = [sum(kill == each for _, kill in again) for each in kills]
     # Each thread has one message under way; what came again without a kill after it has no excuse.
     row.doubled = sum(max(0, count - server.threads) for count in at_each) + sum(kill is None for _, kill in again)
-    answered = [kill - taken.answered for taken, kill in again if kill and taken.answered and taken.answered < kill]
+    answered = [kill[0] - taken.answered for taken, kill in again
+                if kill and taken.answered and taken.answered < kill[0]]
     row.notes.append(f"came again: {len(again) - len(answered)} not answered at the kill, {len(answered)} answered at "
-                     f"most {max(answered, default=0):.2f} s before it, {max(at_each)} at one kill")
+                     f"most {max(answered, default=0) * 1000:.1f} ms before it, {max(at_each)} at one kill")
 
 
 def by_name(taken):
@@ -276,7 +275,8 @@ def by_name(taken):
 
 
 def kill_after(taken, kills):
-    return next((kill for kill in kills if kill >= taken.came), None)
+    """When the server was killed and when it was gone, of the kill that may have kept it from writing this down."""
+    return next((kill for kill in kills if kill[1] >= taken.came), None)
 
 
 def failing_sync(world, times):

@@ -91,7 +91,8 @@ class Server:
                 time.sleep(0.01)
 
     def kill(self):
-        """All of it at once, and gone when this returns."""
+        """All of it at once, and gone when this returns: when it was killed, and when it was gone."""
+        killed = time.monotonic()
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -101,6 +102,7 @@ class Server:
         # Those in its namespace end a moment later.
         while not is_free(self.port):
             time.sleep(0.002)
+        return killed, time.monotonic()
 
     def panics(self):
         return 0
