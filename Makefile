@@ -68,6 +68,8 @@ install: build
 	install -m 644 etc/*.8 $(DESTDIR)$(PREFIX)/share/man/man8
 	install -d $(DESTDIR)$(PREFIX)/share/examples/postrider
 	install -m 644 etc/postrider.toml $(DESTDIR)$(PREFIX)/share/examples/postrider/postrider.toml
+	install -m 644 etc/fail2ban/filter.d/postrider.conf $(DESTDIR)$(PREFIX)/share/examples/postrider/fail2ban-filter.conf
+	install -m 644 etc/fail2ban/jail.d/postrider.conf $(DESTDIR)$(PREFIX)/share/examples/postrider/fail2ban-jail.conf
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	for unit in postrider.service postrider.socket; do \
 	    sed 's,/usr/local/sbin,$(PREFIX)/sbin,' etc/$$unit >$(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit && \
@@ -80,4 +82,6 @@ uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/postrider.service
 	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/postrider.socket
 	rm -f $(DESTDIR)$(PREFIX)/share/examples/postrider/postrider.toml
+	rm -f $(DESTDIR)$(PREFIX)/share/examples/postrider/fail2ban-filter.conf
+	rm -f $(DESTDIR)$(PREFIX)/share/examples/postrider/fail2ban-jail.conf
 	-rmdir $(DESTDIR)$(PREFIX)/share/examples/postrider

@@ -460,15 +460,20 @@ fn what_is_referred_to_exists() {
         }
     }
     let makefile = read("Makefile");
-    let installed = makefile.matches("$(DESTDIR)$(PREFIX)/share/examples/postrider/postrider.toml").count();
-    assert_eq!(installed, 2, "install and uninstall name the sample");
+    let examples = ["postrider.toml", "fail2ban-filter.conf", "fail2ban-jail.conf"]
+        .map(|name| format!("share/examples/postrider/{name}"));
+    for example in &examples {
+        let installed = makefile.matches(&format!("$(DESTDIR)$(PREFIX)/{example}\n")).count();
+        assert_eq!(installed, 2, "install and uninstall name {example}");
+    }
     let default = Config::parse("", Path::new("/")).unwrap();
     let paths = [&default.users, &default.aliases, &PathBuf::from(default.log.to_string()), &default.spool.join("")];
     let mut expected = set(paths.iter().map(|path| path.to_str().unwrap()));
     let units = ["service", "socket"].map(|kind| format!("lib/systemd/system/postrider.{kind}"));
     units.iter().for_each(|unit| assert!(root().join("etc").join(unit.rsplit('/').next().unwrap()).exists()));
     expected.extend(units);
-    expected.extend([DEFAULT_PATH.to_owned(), "share/examples/postrider/postrider.toml".to_owned()]);
+    expected.extend(examples);
+    expected.insert(DEFAULT_PATH.to_owned());
     assert_eq!(set(heads(&section(&page("postrider.8"), ".Sh FILES"), "Pa")), expected);
 }
 

@@ -32,7 +32,7 @@ fn play(test: &str, program: &str, arguments: &[&str]) {
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// A test for each row but "failing-sync": in seconds it does not bite each time, so it is played by `make soak` alone.
+/// A test for each row.
 macro_rules! rows {
     ($($test:ident: $row:literal,)*) => {
         $(#[test]
@@ -49,6 +49,7 @@ rows! {
     nothing_is_lost_by_a_power_cut_on_xfs: "cut-xfs",
     nothing_is_lost_where_the_disk_of_the_spool_is_cut: "cut-spool",
     nothing_is_lost_where_the_disk_of_the_mailboxes_is_cut: "cut-mail",
+    nothing_is_lost_where_syncs_fail: "failing-sync",
     nothing_is_lost_without_space: "no-space",
     nothing_is_lost_without_inodes: "no-inodes",
     nothing_is_lost_on_a_disk_that_is_read_only_for_a_while: "read-only",

@@ -69,6 +69,7 @@ fn look(config_path: &Path, config: &Config, offline: bool) -> Vec<Finding> {
     findings.extend(postmaster(&site));
     findings.extend(open_relay(config));
     findings.extend(clear_passwords(config));
+    findings.extend(believed_resolver(config));
     findings.extend(onward::written(config_path, config));
     findings.extend(onward::aliases(&site));
     if !offline {
@@ -257,6 +258,17 @@ fn clear_passwords(config: &Config) -> Vec<Finding> {
     findings
 }
 
+/// Answers that anyone on the way may have made, and that are believed to be signed.
+fn believed_resolver(config: &Config) -> Option<Finding> {
+    let server = config.dns.resolver.filter(|_| config.dns.trust_ad)?.ip().to_canonical();
+    (!is_private(&server.into())).then(|| {
+        Finding::warning(format!(
+            "dns.trust_ad is set, and {server} is beyond your own network: whoever sits on the way can make its answers; run \
+             a resolver that checks signatures on this host, or leave dns.trust_ad out"
+        ))
+    })
+}
+
 fn is_single(network: &IpNet) -> bool {
     network.prefix_len() == network.max_prefix_len()
 }
@@ -352,6 +364,20 @@ mod tests {
         ] {
             let config = config(&format!("[pop3]\ncleartext = [\"{clear}\"]\n[listen]\npop3 = [\"{pop3}\"]"));
             assert_eq!(clear_passwords(&config).len(), usize::from(told), "{clear} {pop3}");
+        }
+    }
+
+    #[test]
+    fn a_resolver_that_strangers_can_stand_before_is_told_where_it_is_believed() {
+        for (resolver, trust, told) in [
+            ("192.0.2.53:53", true, true),
+            ("[2001:db8::53]:53", true, true),
+            ("192.0.2.53:53", false, false),
+            ("10.0.0.1:53", true, false),
+            ("[::1]:53", true, false),
+        ] {
+            let config = config(&format!("[dns]\nresolver = \"{resolver}\"\ntrust_ad = {trust}"));
+            assert_eq!(believed_resolver(&config).is_some(), told, "{resolver} {trust}");
         }
     }
 }

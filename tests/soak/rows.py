@@ -281,10 +281,11 @@ def kill_after(taken, kills):
 
 def failing_sync(world, times):
     """Each fifth sync fails, or, where the server is to be broken, is called good; then a power cut."""
-    for _ in range(times):
+    for number in range(times):
         disk = world.disk("disk")
         server = world.server(disk, bite="forget-syncs", fault="fail-syncs", at=5)
-        load = Load(server.port, LOCAL)
+        # Of many that share a sync, the next one brings what the last has forgotten; of one client that alone sends, not.
+        load = Load(server.port, LOCAL, clients=12 if number % 2 else 1)
         some_time()
         cut_and_count(world, server, load, disk)
 
