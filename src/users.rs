@@ -88,18 +88,19 @@ impl Users {
         if password.len() > limits::CREDENTIAL {
             return false;
         }
-        let known = self.entries.contains_key(&address.folded());
-        self.password(address).verify(password) && known
+        let (kept, known) = self.password(address);
+        kept.verify(password) && known
     }
 
     /// KiB of memory that [`Users::verify`] takes.
     pub fn check_memory(&self, address: &Address) -> u64 {
-        self.password(address).memory()
+        self.password(address).0.memory()
     }
 
-    /// What a password of this name is held against.
-    fn password(&self, address: &Address) -> &Password {
-        self.entries.get(&address.folded()).map_or(&self.stand_in, |user| &user.password)
+    /// What a password of this name is held against, and whether it is a user's.
+    fn password(&self, address: &Address) -> (&Password, bool) {
+        let known = self.entries.get(&address.folded()).map(|user| &user.password);
+        (known.unwrap_or(&self.stand_in), known.is_some())
     }
 
     /// What SCRAM needs to know of a user; `None` also for one whose password is kept otherwise.

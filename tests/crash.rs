@@ -15,19 +15,21 @@ use support::{Server, eventually, files, have};
 /// The server under strace, which does `what` to a system call.
 fn run_with(server: &mut Server, what: &[&str]) {
     let plain = server.command();
-    let mut command = Command::new("strace");
-    command.args(["-D", "-f", "-q", "-o"]).arg(server.path("trace"));
-    what.iter().for_each(|what| _ = command.arg("-e").arg(format!("inject={what}")));
-    command.arg(plain.get_program()).args(plain.get_args());
+    let mut command = strace(server, what);
+    command.arg("-D").arg(plain.get_program()).args(plain.get_args());
     server.run_as(command);
+}
+
+fn strace(server: &Server, what: &[&str]) -> Command {
+    let mut command = Command::new("strace");
+    command.args(["-f", "-q", "-o"]).arg(server.path("trace"));
+    what.iter().for_each(|what| _ = command.arg("-e").arg(format!("inject={what}")));
+    command
 }
 
 /// As [`run_with`], for a server that has started.
 fn attach(server: &Server, what: &[&str]) -> Child {
-    let mut command = Command::new("strace");
-    command.args(["-f", "-q", "-o"]).arg(server.path("trace"));
-    what.iter().for_each(|what| _ = command.arg("-e").arg(format!("inject={what}")));
-    let strace = command.arg("-p").arg(server.pid().to_string()).spawn().unwrap();
+    let strace = strace(server, what).arg("-p").arg(server.pid().to_string()).spawn().unwrap();
     eventually("strace watches every thread", || {
         let threads = fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap();
         threads.flatten().all(|thread| {

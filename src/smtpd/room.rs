@@ -41,6 +41,10 @@ impl Share {
     pub fn grow_to(&mut self, octets: usize) -> bool {
         let beyond = octets.saturating_sub(limits::ENVELOPE_SMALL);
         let more = beyond.saturating_sub(self.taken);
+        if more == 0 {
+            // As nearly always: nothing is asked of what all share.
+            return true;
+        }
         let take = |left: usize| left.checked_sub(more).filter(|_| beyond <= self.room.most);
         let has_room = self.room.left.try_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok();
         self.taken += if has_room { more } else { 0 };
@@ -49,7 +53,9 @@ impl Share {
 
     /// The envelope is gone.
     pub fn release(&mut self) {
-        self.room.left.fetch_add(std::mem::take(&mut self.taken), Ordering::Relaxed);
+        if self.taken > 0 {
+            self.room.left.fetch_add(std::mem::take(&mut self.taken), Ordering::Relaxed);
+        }
     }
 }
 
