@@ -15,7 +15,7 @@ use std::fmt::{self, Display, Write as _};
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use log::Level;
@@ -33,7 +33,7 @@ use crate::mail::outcome::Cause;
 use crate::mail::queue_id::QueueId;
 use crate::mail::reply::Reply;
 
-static LOG_FILE: OnceLock<Mutex<LogFile>> = OnceLock::new();
+static LOG_FILE: OnceLock<LogFile> = OnceLock::new();
 
 /// Opens the log and sends every line there from now on. Called once a process.
 pub fn start(target: &LogTarget) -> io::Result<()> {
@@ -46,7 +46,7 @@ pub fn start(target: &LogTarget) -> io::Result<()> {
     });
     if let LogTarget::File(path) = target {
         let file = LogFile::open(path)?;
-        LOG_FILE.set(Mutex::new(file)).map_err(|_| io::Error::other("the log is open already"))?;
+        LOG_FILE.set(file).map_err(|_| io::Error::other("the log is open already"))?;
         builder.target(env_logger::Target::Pipe(Box::new(Pipe)));
     }
     builder.try_init().map_err(io::Error::other)
@@ -55,14 +55,14 @@ pub fn start(target: &LogTarget) -> io::Result<()> {
 /// Writes out what is buffered.
 pub fn flush() {
     if let Some(file) = LOG_FILE.get() {
-        file.lock().unwrap_or_else(PoisonError::into_inner).flush();
+        file.flush();
     }
 }
 
 /// Opens the file anew if the path no longer leads to the one that is open.
 pub fn reopen_if_moved() {
     if let Some(file) = LOG_FILE.get() {
-        file.lock().unwrap_or_else(PoisonError::into_inner).reopen_if_moved();
+        file.reopen_if_moved();
     }
 }
 
@@ -71,7 +71,7 @@ struct Pipe;
 impl Write for Pipe {
     fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
         if let Some(file) = LOG_FILE.get() {
-            file.lock().unwrap_or_else(PoisonError::into_inner).write(octets);
+            file.write(octets);
         }
         Ok(octets.len())
     }
