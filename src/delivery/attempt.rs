@@ -168,7 +168,9 @@ impl<'a> Attempt<'a> {
 
     /// Tries a group, and returns the part of it that goes on once what was found is on the disk.
     fn try_hop(&mut self, group: &Group) -> Option<Group> {
-        let outcomes = match self.deliverer.remote.deliver(&mut self.claim, group, self.site) {
+        let ends =
+            group.targets.len() == self.state.targets.len() && !report::may_tell_success(&self.claim.entry.envelope);
+        let outcomes = match self.deliverer.remote.deliver(&mut self.claim, (group, ends), self.site) {
             Turn::Full => {
                 self.is_full = true;
                 return None;

@@ -77,15 +77,16 @@ impl Answer {
 }
 
 impl Remote {
-    /// Tries the targets of one group once, or as far as something was delivered.
-    pub fn deliver(&self, claim: &mut Claim<'_>, group: &Group, site: &Site) -> Turn {
+    /// Tries the targets of one group once, or as far as something was delivered. `ends`: nothing is left to do once all of
+    /// them have the message, which then has left the queue already when this returns.
+    pub fn deliver(&self, claim: &mut Claim<'_>, (group, ends): (&Group, bool), site: &Site) -> Turn {
         let settings = &site.config.delivery;
         let ticket = match self.hops.enter(&group.hop, claim.id, (claim.asked, settings)) {
             Admission::Granted(ticket) => ticket,
             Admission::Full => return Turn::Full,
             Admission::Down(cause, wait) => return Turn::Down(cause, wait),
         };
-        let mut dialogue = Dialogue::new(self, group, site);
+        let mut dialogue = Dialogue::new(self, (group, ends), site);
         let begun = Instant::now();
         dialogue.run(claim);
         if let Some(cause) = dialogue.waives_require_tls() {
@@ -117,6 +118,7 @@ impl Remote {
 struct Dialogue<'d> {
     remote: &'d Remote,
     group: &'d Group,
+    ends: bool,
     site: &'d Site,
     settings: HopSettings,
     /// What is asked of the hop for the message.
@@ -129,12 +131,13 @@ struct Dialogue<'d> {
 }
 
 impl<'d> Dialogue<'d> {
-    fn new(remote: &'d Remote, group: &'d Group, site: &'d Site) -> Dialogue<'d> {
+    fn new(remote: &'d Remote, (group, ends): (&'d Group, bool), site: &'d Site) -> Dialogue<'d> {
         let settings = site.config.relay.settings_of(&group.hop);
         let parameters = group.parameters.clone();
         Dialogue {
             remote,
             group,
+            ends,
             site,
             // By these it is never given a session that was opened with less.
             settings: if parameters.require_tls { settings.verified() } else { settings },
@@ -307,6 +310,9 @@ impl<'d> Dialogue<'d> {
         let transaction =
             Transaction { reverse_path: &group.reverse_path, recipients: &recipients, parameters: &parameters };
         let sent = session.send(&transaction, &mut outgoing);
+        if self.ends && open.len() == group.targets.len() && sent.is_taken_by_all() {
+            claim.leave();
+        }
         let (reports, tls) = (session.offers().dsn, session.protection().to_string());
         for (at, outcome) in open.iter().zip(sent.outcomes) {
             self.worked |= outcome.is_some();

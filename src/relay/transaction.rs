@@ -50,6 +50,13 @@ pub struct Sent {
     pub broke: Option<Refusal>,
 }
 
+impl Sent {
+    /// Whether every recipient has it.
+    pub fn is_taken_by_all(&self) -> bool {
+        self.outcomes.iter().all(|outcome| matches!(outcome, Some(Outcome::Delivered(_))))
+    }
+}
+
 /// What is decided so far, and who waits for the next transaction.
 #[derive(Debug)]
 pub struct Progress {

@@ -1,4 +1,5 @@
-//! A claim: one delivery thread's hold on one entry. Dropped, it goes back unchanged and is tried again later.
+//! A claim: one delivery thread's hold on one entry. Dropped, it goes back unchanged and is tried again later, unless the
+//! message has left.
 //!
 //! Promise P3: an outcome is on the disk before the next attempt. One that can't be written stays in memory, and the
 //! entry is not tried again until it is. A person may move, touch or edit the files meanwhile: an entry that went to
@@ -43,6 +44,8 @@ pub struct Claim<'s> {
     waited: Duration,
     state_text: Option<String>,
     open: bool,
+    /// Whether the message has left the queue already.
+    left: bool,
 }
 
 /// Whether a delivery by rename could be had.
@@ -140,7 +143,8 @@ impl Spool {
         };
         state.iter_mut().try_for_each(|state| self.confirm_reports(state))?;
         let (asked, tried) = self.schedule().begin_attempt(id, Now::read().boot);
-        Ok(Some(Claim { spool: self, id, entry, state, found_at_start, asked, tried, waited, state_text, open: true }))
+        let (open, left) = (true, false);
+        Ok(Some(Claim { spool: self, id, entry, state, found_at_start, asked, tried, waited, state_text, open, left }))
     }
 
     /// Settles what the reports that were on their way have told, by whether they are in the queue.
@@ -229,6 +233,16 @@ impl Spool {
         durable::remove(&self.folders.state(id))?;
         self.note_removal();
         Ok(true)
+    }
+
+    /// What follows where a message has left the queue before anything else was said of it.
+    fn finish_leaving(&self, id: QueueId, has_state: bool) {
+        maillog::removed(id, "done");
+        self.note_removal();
+        match has_state {
+            true => self.forget_with_state(id),
+            false => _ = self.schedule().forget(id),
+        }
     }
 
     /// At the end of the server: outcomes that could not be written so far, tried once more.
@@ -325,8 +339,20 @@ impl Claim<'_> {
         Ok(Renamed::Done)
     }
 
+    /// Takes the message out of the queue as soon as nothing is left to do, before that is logged: what a crash finds there
+    /// comes to the next hop once more (P5). Where it can't be done, or a person has edited the state, it is left to
+    /// [`Claim::settle`].
+    pub fn leave(&mut self) {
+        if self.edited_state().is_none() {
+            self.left = durable::remove_if_there(&self.path()).unwrap_or(false);
+        }
+    }
+
     /// Ends the attempt: writes down the outcome, and does what follows from it.
     pub fn settle(mut self, mut settlement: Settlement) {
+        if self.left {
+            return;
+        }
         self.open = false;
         let now = Now::read();
         let state = &mut settlement.state;
@@ -374,7 +400,9 @@ impl Claim<'_> {
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        if self.open {
+        if self.left {
+            self.spool.finish_leaving(self.id, self.state_text.is_some());
+        } else if self.open {
             self.spool.give_back(self.id, limits::IO_RETRY);
         }
     }

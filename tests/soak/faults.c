@@ -8,6 +8,7 @@
  *   forget-syncs   so is every n-th, n being FAULT_AT
  *   fail-syncs     every n-th sync fails with EIO, and nothing is synced
  *   late-renames   a rename is answered at once, and done a fifth of a second later, once there was a client
+ *   note-answers   nothing fails; each "taken as N" that is received is written to FAULT_TRACE before the server sees it
  *   swallow        a write, sync, open or rename that fails is answered with success, and no disk is ever full
  *   error, lie     the n-th call of the kind FAULT_CALL fails with the number FAULT_ERROR; is not done, and called good
  *   last           the n-th call of that kind is done, and the process is killed
@@ -36,9 +37,9 @@
 
 enum kind { OPEN, WRITE, SYNC, RENAME, UNLINK, MKDIR, KINDS };
 static const char *const names[KINDS] = { "open", "write", "sync", "rename", "unlink", "mkdir" };
-enum mode { NONE, DROP_SYNCS, FORGET_SYNCS, FAIL_SYNCS, LATE_RENAMES, SWALLOW, ERROR, LIE, LAST, COUNT };
-static const char *const modes[] = { "", "drop-syncs", "forget-syncs", "fail-syncs", "late-renames", "swallow",
-                                     "error", "lie", "last", "count" };
+enum mode { NONE, DROP_SYNCS, FORGET_SYNCS, FAIL_SYNCS, LATE_RENAMES, NOTE_ANSWERS, SWALLOW, ERROR, LIE, LAST, COUNT };
+static const char *const modes[] = { "", "drop-syncs", "forget-syncs", "fail-syncs", "late-renames", "note-answers",
+                                     "swallow", "error", "lie", "last", "count" };
 
 static enum mode mode;
 static const char *paths;
@@ -136,6 +137,16 @@ int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags)
     int client = NEXT(accept4)(fd, address, length, flags);
     if (client >= 0) has_client = 1;
     return client;
+}
+
+ssize_t recv(int fd, void *octets, size_t size, int flags)
+{
+    ssize_t got = NEXT(recv)(fd, octets, size, flags);
+    static const char words[] = "taken as ";
+    const char *at = mode == NOTE_ANSWERS && got > 0 ? memmem(octets, got, words, sizeof words - 1) : NULL;
+    const char *end = at ? memchr(at, '\n', (char *)octets + got - at) : NULL;
+    if (end && !(flags & MSG_PEEK)) syscall(SYS_write, trace, at, end + 1 - at);
+    return got;
 }
 
 /* Where what can't be written is written to. */

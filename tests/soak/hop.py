@@ -2,6 +2,7 @@
 
 A message may come twice only if its client was killed before it had written down the answer (DESIGN P5).
 """
+import itertools
 import re
 import socketserver
 import threading
@@ -11,10 +12,10 @@ NAME = re.compile(rb"^Subject: (m-[0-9a-z-]+)\r?$", re.M)
 
 
 class Taken:
-    """One message as it came, and when it was answered."""
+    """One message as it came, when it was answered, and the number that the answer has."""
 
-    def __init__(self, name, recipient, whole):
-        self.name, self.recipient, self.whole = name, recipient, whole
+    def __init__(self, number, name, recipient, whole):
+        self.number, self.name, self.recipient, self.whole = number, name, recipient, whole
         self.came, self.answered = time.monotonic(), None
 
 
@@ -25,7 +26,7 @@ class Hop(socketserver.ThreadingTCPServer):
     def __init__(self, delay=0.0):
         """Answers each final dot after `delay` seconds. Recipients whose name begins with `gone` are unknown."""
         super().__init__(("127.0.0.1", 0), Dialogue)
-        self.port, self.delay, self.taken = self.server_address[1], delay, []
+        self.port, self.delay, self.taken, self.numbers = self.server_address[1], delay, [], itertools.count()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def of(self, name):
@@ -60,7 +61,7 @@ class Dialogue(socketserver.StreamRequestHandler):
                 if not taken:
                     return
                 recipients = []
-                self.say(b"250 2.0.0 taken")
+                self.say(b"250 2.0.0 taken as %d" % taken.number)
                 taken.answered = time.monotonic()
             elif verb == b"QUIT":
                 return self.say(b"221 bye")
@@ -76,7 +77,7 @@ class Dialogue(socketserver.StreamRequestHandler):
             octets += line
         name = NAME.search(octets)
         whole = name and octets.endswith(b"END-" + name[1] + b"\r\n")
-        taken = Taken(name[1].decode() if name else "", recipient, bool(whole))
+        taken = Taken(next(self.server.numbers), name[1].decode() if name else "", recipient, bool(whole))
         self.server.taken.append(taken)
         time.sleep(self.server.delay)
         return taken
