@@ -144,6 +144,7 @@ impl<'a> Connection<'a> {
     }
 
     /// The same client under TLS, of whom nothing is known. `None` if it and we do not agree.
+    #[inline(never)]
     fn upgrade(self) -> Option<Connection<'a>> {
         let Connection { server, port, client, timeout, .. } = self;
         let mut stream = self.reader.into_inner();
@@ -170,13 +171,15 @@ impl<'a> Connection<'a> {
 
     fn run(&mut self) -> Result<Infallible, End> {
         loop {
-            self.step()?;
+            let command = self.command()?;
+            self.obey(command)?;
         }
     }
 
-    /// Reads one command and does what it asks for.
-    fn step(&mut self) -> Result<(), End> {
-        let command = self.command()?;
+    /// Does what a command asks for.
+    // Inlined, its room on the stack would be taken while a command is waited for.
+    #[inline(never)]
+    fn obey(&mut self, command: Result<Command, Refusal>) -> Result<(), End> {
         let (verb, recipient) = (command.as_ref().map_or("-", Command::verb), recipient_of(&command));
         let site = self.server.site.get();
         let (spool, submission) = (&self.server.spool, self.session.is_for_submission());
@@ -258,6 +261,7 @@ impl<'a> Connection<'a> {
         Ok(written?)
     }
 
+    #[inline(never)]
     fn say_goodbye(&mut self, end: End) {
         // At shutdown the end of input is our own doing.
         let end = match end {

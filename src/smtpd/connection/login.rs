@@ -11,6 +11,7 @@ use crate::maillog;
 
 impl Connection<'_> {
     /// Speaks an exchange to its end, and says how it ended.
+    #[inline(never)]
     pub(super) fn log_in(&mut self, mechanism: &str, initial: Option<&str>) -> Result<(), End> {
         // The session knows the names of ours alone.
         let Ok(mechanism) = mechanism.parse::<Mechanism>() else {

@@ -29,6 +29,7 @@ pub(super) struct Chunk {
 
 impl Connection<'_> {
     /// Takes a message up to its dot.
+    #[inline(never)]
     pub(super) fn data(&mut self, envelope: Envelope, site: &Site) -> Result<(), End> {
         let draft = match self.begin(envelope, site) {
             Ok(draft) => draft,
@@ -60,6 +61,7 @@ impl Connection<'_> {
     }
 
     /// Takes a chunk of a message, which may be all of it.
+    #[inline(never)]
     pub(super) fn chunk(&mut self, chunk: Chunk, site: &Site) -> Result<(), End> {
         let mut receipt = match (chunk.envelope, self.chunks.take()) {
             (Some(envelope), _) => match self.begin(envelope, site) {
