@@ -77,14 +77,33 @@ fn change(event: InotifyEvent) -> Option<Change> {
     Some(Change::File(event.name?, event.mask))
 }
 
+/// Changes without the coming of what has gone again since, as mail that was delivered: to look for it would be in vain.
+fn settled(changes: Vec<Change>) -> impl Iterator<Item = Change> {
+    let mut gone: HashMap<OsString, usize> = HashMap::new();
+    for (at, change) in changes.iter().enumerate() {
+        if let Change::File(name, what) = change
+            && what.intersects(WENT)
+        {
+            gone.insert(name.clone(), at);
+        }
+    }
+    let is_over = move |at: usize, change: &Change| match change {
+        Change::File(name, what) => what.intersects(CAME) && gone.get(name).is_some_and(|gone| *gone > at),
+        Change::Lost => false,
+    };
+    changes.into_iter().enumerate().filter(move |(at, change)| !is_over(*at, change)).map(|(_, change)| change)
+}
+
+/// A file has got its name, or its content.
+const CAME: AddWatchFlags = AddWatchFlags::IN_MOVED_TO.union(AddWatchFlags::IN_CLOSE_WRITE);
+
+/// A file has lost its name.
+const WENT: AddWatchFlags = AddWatchFlags::IN_MOVED_FROM.union(AddWatchFlags::IN_DELETE);
+
 impl Watch {
     /// Begins to watch; what happens from here on is noticed by [`Watch::run`].
     pub fn new(spool: &Spool) -> io::Result<Watch> {
-        let flags = AddWatchFlags::IN_MOVED_FROM
-            | AddWatchFlags::IN_MOVED_TO
-            | AddWatchFlags::IN_DELETE
-            | AddWatchFlags::IN_CLOSE_WRITE
-            | AddWatchFlags::IN_ATTRIB;
+        let flags = CAME | WENT | AddWatchFlags::IN_ATTRIB;
         Ok(Watch { events: Events::of(&spool.folders.queue, flags)? })
     }
 
@@ -104,10 +123,10 @@ impl Watch {
                 if changes.is_empty() {
                     break;
                 }
-                changes.into_iter().for_each(|change| foreign.notice(spool, change));
+                settled(changes).for_each(|change| foreign.notice(spool, change));
                 changes = self.events.next(Duration::ZERO);
             }
-            changes.into_iter().for_each(|change| foreign.notice(spool, change));
+            settled(changes).for_each(|change| foreign.notice(spool, change));
             let now = Now::read().boot;
             if now.saturating_sub(ticked) >= limits::WATCH {
                 ticked = now;
@@ -172,8 +191,7 @@ impl Spool {
     }
 
     pub(crate) fn notice(&self, name: &OsString, what: AddWatchFlags) -> io::Result<()> {
-        let came = what.intersects(AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CLOSE_WRITE);
-        let went = what.intersects(AddWatchFlags::IN_MOVED_FROM | AddWatchFlags::IN_DELETE);
+        let (came, went) = (what.intersects(CAME), what.intersects(WENT));
         match named(name) {
             Named::Eml(id) if went => {
                 if self.schedule().is_waiting(id) && !durable::exists(&self.folders.eml(id))? {
@@ -344,6 +362,23 @@ mod tests {
 
     fn knows(spool: &Spool, id: &str) -> bool {
         spool.schedule().knows(id.parse().unwrap())
+    }
+
+    #[test]
+    fn what_came_and_went_is_not_looked_for() {
+        let file = |name: &str, what| Change::File(name.into(), what);
+        let (came, went) = (AddWatchFlags::IN_MOVED_TO, AddWatchFlags::IN_MOVED_FROM);
+        let all = vec![file("a", came), file("b", went), file("a", AddWatchFlags::IN_ATTRIB), file("b", came)];
+        let kept = |changes: Vec<Change>| {
+            let word = |change| match change {
+                Change::File(name, what) => format!("{} {}", name.display(), what.bits()),
+                Change::Lost => "lost".to_owned(),
+            };
+            settled(changes).map(word).collect::<Vec<String>>()
+        };
+        assert_eq!(kept(all).len(), 4, "what came last is there");
+        let all = vec![file("a", came), Change::Lost, file("b", came), file("a", went)];
+        assert_eq!(kept(all), ["lost", &format!("b {}", came.bits()), &format!("a {}", went.bits())]);
     }
 
     #[test]
