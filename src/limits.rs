@@ -298,6 +298,10 @@ pub const PARKED: Duration = Duration::from_secs(600);
 /// a flood of it delays them no longer than this.
 pub const MAILBOX_FIRST: Duration = Duration::from_secs(10);
 
+/// Messages for mailboxes here whose files stay open between their acceptance and the first attempt, which follows within
+/// milliseconds: where more wait, they are opened again.
+pub const HANDED_OVER: usize = 64;
+
 /// The longest span of time in the configuration or in a state, ten years: mistakes are longer, and sums with them would
 /// have no end.
 pub const SPAN: Duration = Duration::from_secs(315_360_000);

@@ -110,16 +110,17 @@ impl Spool {
     }
 
     fn try_open(&self, id: QueueId) -> io::Result<Option<Claim<'_>>> {
-        let (unwritten, found_at_start, waited) = {
+        let (unwritten, written, found_at_start, waited) = {
             let mut schedule = self.schedule();
             let Some(slot) = schedule.slot_mut(id) else { return Ok(None) };
-            (slot.unwritten.take(), slot.found_at_start, slot.waited(Now::read().boot))
+            (slot.unwritten.take(), slot.written.take(), slot.found_at_start, slot.waited(Now::read().boot))
         };
         if let Some(settlement) = unwritten {
             self.write_outcome(id, *settlement)?;
             return Ok(None);
         }
-        let entry = match Entry::open(&self.folders.eml(id)) {
+        let is_as_written = written.is_some();
+        let entry = match written.map_or_else(|| Entry::open(&self.folders.eml(id)), |entry| Ok(*entry)) {
             Ok(entry) => entry,
             Err(Unfit::Gone) => {
                 self.follow(id);
@@ -132,7 +133,7 @@ impl Spool {
                 return Ok(None);
             }
         };
-        let state_text = read_state(&self.folders.state(id))?;
+        let state_text = if is_as_written { None } else { read_state(&self.folders.state(id))? };
         let mut state = match state_text.as_deref().map(str::parse::<State>).transpose() {
             Ok(state) => state,
             Err(error) => {

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::answer::answer;
-use super::{Spool, writer};
+use super::{Entry, Spool, writer};
 use crate::io::durable;
 use crate::limits;
 use crate::mail::address::Address;
@@ -24,15 +24,21 @@ pub struct Draft {
     pub(super) id: QueueId,
     pub(super) envelope: Envelope,
     pub(super) file: File,
-    pub(super) path: PathBuf,
+    pub(super) place: Place,
     /// Octets after the envelope.
     pub(super) size: u64,
-    /// Whether one rename will deliver it.
-    for_mailbox: bool,
+    /// The mailbox to which one rename will deliver it.
+    laid_out_for: Option<Address>,
     size_at: u64,
     buffer: Vec<u8>,
     flushed: u64,
-    pub(super) renamed: bool,
+}
+
+/// Where its file is; dropped before that has its final name, it is unlinked.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub path: PathBuf,
+    pub renamed: bool,
 }
 
 impl Spool {
@@ -52,13 +58,13 @@ impl Spool {
         };
         let size_at = (above.len() + envelope.size_offset()) as u64;
         let buffer = [above.as_bytes(), envelope.print(0).as_bytes()].concat();
-        let for_mailbox = mailbox.is_some();
-        Ok(Draft { id, envelope, file, path, size: 0, for_mailbox, size_at, buffer, flushed: 0, renamed: false })
+        let (place, laid_out_for) = (Place { path, renamed: false }, mailbox.cloned());
+        Ok(Draft { id, envelope, file, place, size: 0, laid_out_for, size_at, buffer, flushed: 0 })
     }
 
     /// Makes the message ours: when this returns its id, it is on the disk. The only way mail gets into the queue.
     pub fn commit(&self, draft: Draft, origin: Origin) -> io::Result<QueueId> {
-        let ahead = if draft.for_mailbox { limits::MAILBOX_FIRST } else { Duration::ZERO };
+        let ahead = if draft.laid_out_for.is_some() { limits::MAILBOX_FIRST } else { Duration::ZERO };
         self.write_down(draft, origin, Some(ahead))
     }
 
@@ -92,8 +98,15 @@ impl Draft {
         self.size
     }
 
+    /// What is to be delivered by one rename, as [`Entry::open`] would find it now that it is finished.
+    pub(super) fn into_entry(self) -> Option<Entry> {
+        let mut envelope = self.envelope;
+        envelope.parameters.size = Some(self.size);
+        Some(Entry::laid_out(self.file, envelope, self.laid_out_for?, (self.flushed, self.size)))
+    }
+
     fn flush_buffer(&mut self) -> io::Result<()> {
-        self.file.write_all(&self.buffer).map_err(|error| durable::located("write", &self.path, error))?;
+        self.file.write_all(&self.buffer).map_err(|error| durable::located("write", &self.place.path, error))?;
         self.flushed += self.buffer.len() as u64;
         self.buffer.clear();
         Ok(())
@@ -108,7 +121,7 @@ impl Draft {
         }
         self.flush_buffer()?;
         let filled_in = self.file.write_all_at(digits.as_bytes(), self.size_at);
-        filled_in.map_err(|error| durable::located("write", &self.path, error))
+        filled_in.map_err(|error| durable::located("write", &self.place.path, error))
     }
 }
 
@@ -127,7 +140,7 @@ impl Write for Draft {
     }
 }
 
-impl Drop for Draft {
+impl Drop for Place {
     fn drop(&mut self) {
         if !self.renamed {
             // What is left here is removed at the next start.

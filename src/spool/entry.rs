@@ -45,6 +45,12 @@ pub enum Unfit {
 }
 
 impl Entry {
+    /// What was just written and laid out for a rename into the mailbox of `address`: a file of `size` octets, `body` of
+    /// them after the envelope.
+    pub(super) fn laid_out(file: File, envelope: Envelope, address: Address, (size, body): (u64, u64)) -> Entry {
+        Entry { file, envelope, laid_out_for: Some(address), body_at: size - body, mended: None, size, links: 1 }
+    }
+
     /// Opens the file of an entry.
     pub fn open(path: &Path) -> Result<Entry, Unfit> {
         let file = durable::open_untrusted(path).map_err(|error| match error.kind() {

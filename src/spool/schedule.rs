@@ -7,7 +7,9 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
+use super::entry::Entry;
 use super::settlement::Settlement;
+use crate::limits;
 use crate::mail::queue_id::QueueId;
 
 /// The entries of the queue and when each is due.
@@ -35,6 +37,8 @@ pub struct Slot {
     is_tried: bool,
     /// Whether its first attempt is one rename.
     is_quick: bool,
+    /// As it was written, for the first attempt to spare what is known already; none once a person did anything to it.
+    pub written: Option<Box<Entry>>,
     /// What the server wrote into the state file last, as a number: no change by hand.
     pub own_state: Option<u64>,
     /// How long it had waited at `since`.
@@ -48,6 +52,17 @@ pub struct Slot {
     asked: bool,
     /// The round of attempts under way, if it was broken off because some next hop had no room.
     round: Option<Box<Round>>,
+}
+
+/// An entry that was just accepted.
+#[derive(Debug)]
+pub struct New {
+    /// Its name.
+    pub id: QueueId,
+    /// It is claimed before those that came up to so much earlier. One with such a lead is in its mailbox by one rename.
+    pub ahead: Duration,
+    /// As it was written, if it has such a lead.
+    pub written: Option<Box<Entry>>,
 }
 
 /// A round of attempts: each target is tried once before the entry is due again.
@@ -77,6 +92,7 @@ impl Slot {
             phase: Phase::Committing,
             is_tried,
             is_quick: false,
+            written: None,
             own_state: None,
             waited: Duration::ZERO,
             since: Duration::ZERO,
@@ -106,21 +122,23 @@ impl Schedule {
     /// Lets the entry be claimed from `due` on. `waited` is how long it has waited until `now`.
     pub fn wait(&mut self, id: QueueId, due: Duration, waited: Duration, now: Duration) {
         let slot = self.slots.entry(id).or_insert_with(|| Slot::new(true));
-        slot.round = None;
+        (slot.round, slot.written) = (None, None);
         (slot.waited, slot.since) = (waited, now);
         self.move_to(id, due);
     }
 
-    /// Lets an entry that was just accepted be claimed now, and before those that came up to `ahead` earlier. One with such
-    /// a lead is in its mailbox by one rename.
-    pub fn begin(&mut self, id: QueueId, ahead: Duration, now: Duration) {
+    /// Lets an entry that was just accepted be claimed now.
+    pub fn begin(&mut self, new: New, now: Duration) {
+        let New { id, ahead, written } = new;
         // A person may have removed or moved it already.
         if !self.knows(id) {
             return;
         }
+        let is_soon = self.due[NEW].len() < limits::HANDED_OVER;
         self.wait(id, now.saturating_sub(ahead), Duration::ZERO, now);
         if let Some(slot) = self.slots.get_mut(&id) {
             slot.is_quick = !ahead.is_zero();
+            slot.written = written.filter(|_| is_soon);
         }
     }
 
@@ -174,7 +192,7 @@ impl Schedule {
     /// the entry is known.
     pub fn touch(&mut self, id: QueueId, now: Duration) -> bool {
         let Some(slot) = self.slots.get_mut(&id) else { return false };
-        slot.asked = true;
+        (slot.asked, slot.written) = (true, None);
         match &mut slot.phase {
             Phase::Committing => {}
             Phase::Claimed { touched, .. } => *touched = true,
@@ -376,9 +394,9 @@ mod tests {
     fn one_thread_is_enough_for_renames_and_not_for_other_hosts() {
         let mut schedule = Schedule::default();
         (1..=4).for_each(|number| schedule.announce(id(number)));
-        (1..=2).for_each(|number| schedule.begin(id(number), at(10), at(20)));
+        (1..=2).for_each(|number| schedule.begin(New { id: id(number), ahead: at(10), written: None }, at(20)));
         assert_eq!((schedule.claim(at(20)), schedule.wants_another(id(1), at(20))), (Some(id(1)), false));
-        (3..=4).for_each(|number| schedule.begin(id(number), at(0), at(20)));
+        (3..=4).for_each(|number| schedule.begin(New { id: id(number), ahead: at(0), written: None }, at(20)));
         assert_eq!((schedule.claim(at(20)), schedule.wants_another(id(2), at(20))), (Some(id(2)), true));
         assert_eq!((schedule.claim(at(20)), schedule.wants_another(id(3), at(20))), (Some(id(3)), true));
         assert_eq!((schedule.claim(at(20)), schedule.wants_another(id(4), at(20))), (Some(id(4)), false));

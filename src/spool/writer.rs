@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use super::answer::{Answer, answer};
 use super::claim::read_state;
+use super::schedule::New;
 use super::{Draft, Spool, eml, state_file};
 use crate::io::clock::Now;
 use crate::io::durable::{self, Flusher, Method};
@@ -183,10 +184,12 @@ fn accept(spool: &Spool, commits: Vec<Commit>) {
     }
     commits.iter().for_each(log_accepted);
     maillog::flush();
-    let due: Vec<_> = commits.iter().filter_map(|commit| Some((commit.draft.id, commit.ahead?))).collect();
-    for commit in commits {
+    let mut due = Vec::with_capacity(commits.len());
+    for Commit { draft, ahead, answer, .. } in commits {
+        let id = draft.id;
         // Whoever asked may be gone; the message is in the queue all the same.
-        commit.answer.send(Ok(commit.draft.id));
+        answer.send(Ok(id));
+        due.extend(ahead.map(|ahead| New { id, ahead, written: draft.into_entry().map(Box::new) }));
     }
     spool.schedule_all(due);
 }
@@ -200,9 +203,9 @@ fn announce(spool: &Spool, commits: &[Commit]) {
 fn rename(spool: &Spool, draft: &mut Draft) -> io::Result<()> {
     let to = spool.folders.queue.join(eml(draft.id));
     // The id is later than every other in the spool, so nothing can have this name.
-    let renamed = fs::rename(&draft.path, &to).map_err(|error| durable::located("move here", &to, error));
+    let renamed = fs::rename(&draft.place.path, &to).map_err(|error| durable::located("move here", &to, error));
     match renamed {
-        Ok(()) => draft.renamed = true,
+        Ok(()) => draft.place.renamed = true,
         Err(_) => _ = spool.schedule().forget(draft.id),
     }
     renamed
@@ -263,14 +266,14 @@ impl Spool {
 
     /// Lets a committed message be delivered.
     pub fn schedule_new(&self, id: QueueId) {
-        self.schedule_all([(id, Duration::ZERO)]);
+        self.schedule_all([New { id, ahead: Duration::ZERO, written: None }]);
     }
 
-    /// Lets messages be delivered, each before those that came up to so much earlier.
-    pub(crate) fn schedule_all(&self, messages: impl IntoIterator<Item = (QueueId, Duration)>) {
+    /// Lets messages be delivered.
+    pub(crate) fn schedule_all(&self, messages: impl IntoIterator<Item = New>) {
         let now = Now::read().boot;
         let mut schedule = self.schedule();
-        messages.into_iter().for_each(|(id, ahead)| schedule.begin(id, ahead, now));
+        messages.into_iter().for_each(|new| schedule.begin(new, now));
         self.rouse(schedule);
     }
 }

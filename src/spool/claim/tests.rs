@@ -1,8 +1,13 @@
 //! What a disk that fails, and a person who moves files meanwhile, can do to an outcome.
 
+use std::io::Write;
 use std::thread;
 
 use super::*;
+use crate::mail::address::Address;
+use crate::mail::envelope::{Envelope, Recipient};
+use crate::mail::parameter::MailParameters;
+use crate::maillog::Origin;
 use crate::spool::Writer;
 
 const ENTRY: &str = "X-Sender: <a@far.example>\r\nX-Receiver: <b@far.example>\r\nX-Receiver: <c@far.example>\r\n\r\n";
@@ -193,4 +198,44 @@ fn a_message_that_is_done_leaves_at_once_and_only_as_nobody_changed_it() {
     // As where the thread panics.
     drop(claim);
     assert!(!world.spool.schedule().knows(world.id));
+}
+
+#[test]
+fn what_was_just_written_is_delivered_as_it_would_be_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let (spool, writer) = Spool::open(folder.path()).unwrap();
+    let envelope = || Envelope {
+        reverse_path: "<a@far.example>".parse().unwrap(),
+        parameters: MailParameters::parse("BODY=8BITMIME ENVID=x").unwrap(),
+        recipients: vec![Recipient { address: "b@org.example".parse().unwrap(), parameters: Default::default() }],
+    };
+    let commit = |mailbox: Option<&Address>| {
+        let mut draft = spool.begin(envelope(), mailbox).unwrap();
+        draft.write_all(b"A: b\r\n\r\nbody\r\n").unwrap();
+        spool.commit(draft, Origin { client: "-".to_owned(), protocol: "SMTP" }).unwrap()
+    };
+    let mailbox = "box@org.example".parse().unwrap();
+    let (quick, slow, touched) = thread::scope(|scope| {
+        scope.spawn(|| writer.run(&spool));
+        let ids = (commit(Some(&mailbox)), commit(None), commit(Some(&mailbox)));
+        (0..limits::HANDED_OVER).for_each(|_| _ = commit(Some(&mailbox)));
+        spool.stop_writer();
+        ids
+    });
+    let written = |id| spool.schedule().slot_mut(id).unwrap().written.take();
+    let mut written_entry = *written(quick).unwrap();
+    let mut found = Entry::open(&spool.folders.eml(quick)).unwrap();
+    assert_eq!(written_entry.envelope, found.envelope);
+    assert_eq!(written_entry.laid_out_for, found.laid_out_for);
+    assert_eq!((written_entry.size, written_entry.links), (found.size, found.links));
+    let mut bodies = (Vec::new(), Vec::new());
+    written_entry.copy_body(&mut bodies.0).unwrap();
+    found.copy_body(&mut bodies.1).unwrap();
+    assert_eq!(bodies.0, bodies.1);
+    assert!(written(slow).is_none(), "a person may set it aside until a hop is there");
+    spool.schedule().touch(touched, Now::read().boot);
+    assert!(written(touched).is_none(), "a person may have done something to it");
+    let waiting: Vec<QueueId> = spool.schedule().waiting().collect();
+    let open = waiting.iter().filter(|id| written(**id).is_some()).count();
+    assert!(open > 0 && open < limits::HANDED_OVER, "{open}");
 }
