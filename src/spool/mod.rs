@@ -70,6 +70,7 @@ pub use claim::{Claim, Renamed};
 pub use draft::Draft;
 pub use entry::{Entry, Unfit};
 pub use pickup::Pickup;
+pub use schedule::Accepted;
 pub use selection::Selection;
 pub use settlement::Settlement;
 pub use watch::Watch;

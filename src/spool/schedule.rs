@@ -56,7 +56,7 @@ pub struct Slot {
 
 /// An entry that was just accepted.
 #[derive(Debug)]
-pub struct New {
+pub struct Accepted {
     /// Its name.
     pub id: QueueId,
     /// It is claimed before those that came up to so much earlier. One with such a lead is in its mailbox by one rename.
@@ -128,8 +128,8 @@ impl Schedule {
     }
 
     /// Lets an entry that was just accepted be claimed now.
-    pub fn begin(&mut self, new: New, now: Duration) {
-        let New { id, ahead, written } = new;
+    pub fn begin(&mut self, new: Accepted, now: Duration) {
+        let Accepted { id, ahead, written } = new;
         // A person may have removed or moved it already.
         if !self.knows(id) {
             return;
@@ -394,9 +394,9 @@ mod tests {
     fn one_thread_is_enough_for_renames_and_not_for_other_hosts() {
         let mut schedule = Schedule::default();
         (1..=4).for_each(|number| schedule.announce(id(number)));
-        (1..=2).for_each(|number| schedule.begin(New { id: id(number), ahead: at(10), written: None }, at(20)));
+        (1..=2).for_each(|number| schedule.begin(Accepted { id: id(number), ahead: at(10), written: None }, at(20)));
         assert_eq!((schedule.claim(at(20)), schedule.wants_another(id(1), at(20))), (Some(id(1)), false));
-        (3..=4).for_each(|number| schedule.begin(New { id: id(number), ahead: at(0), written: None }, at(20)));
+        (3..=4).for_each(|number| schedule.begin(Accepted { id: id(number), ahead: at(0), written: None }, at(20)));
         assert_eq!((schedule.claim(at(20)), schedule.wants_another(id(2), at(20))), (Some(id(2)), true));
         assert_eq!((schedule.claim(at(20)), schedule.wants_another(id(3), at(20))), (Some(id(3)), true));
         assert_eq!((schedule.claim(at(20)), schedule.wants_another(id(4), at(20))), (Some(id(4)), false));

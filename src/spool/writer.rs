@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::answer::{Answer, answer};
 use super::claim::read_state;
-use super::schedule::New;
+use super::schedule::Accepted;
 use super::{Draft, Spool, eml, state_file};
 use crate::io::clock::Now;
 use crate::io::durable::{self, Flusher, Method};
@@ -189,7 +189,7 @@ fn accept(spool: &Spool, commits: Vec<Commit>) {
         let id = draft.id;
         // Whoever asked may be gone; the message is in the queue all the same.
         answer.send(Ok(id));
-        due.extend(ahead.map(|ahead| New { id, ahead, written: draft.into_entry().map(Box::new) }));
+        due.extend(ahead.map(|ahead| Accepted { id, ahead, written: draft.into_entry().map(Box::new) }));
     }
     spool.schedule_all(due);
 }
@@ -266,11 +266,11 @@ impl Spool {
 
     /// Lets a committed message be delivered.
     pub fn schedule_new(&self, id: QueueId) {
-        self.schedule_all([New { id, ahead: Duration::ZERO, written: None }]);
+        self.schedule_all([Accepted { id, ahead: Duration::ZERO, written: None }]);
     }
 
     /// Lets messages be delivered.
-    pub(crate) fn schedule_all(&self, messages: impl IntoIterator<Item = New>) {
+    pub(crate) fn schedule_all(&self, messages: impl IntoIterator<Item = Accepted>) {
         let now = Now::read().boot;
         let mut schedule = self.schedule();
         messages.into_iter().for_each(|new| schedule.begin(new, now));

@@ -11,7 +11,7 @@ use loom::thread::{JoinHandle, yield_now};
 use nix::sys::inotify::AddWatchFlags;
 
 use crate::scenes::{hold, release};
-use crate::spool::{Claim, Settlement, by_hand};
+use crate::spool::{Accepted, Claim, Settlement, by_hand};
 use crate::stage::{End, Stage, id};
 use crate::sync::Arc;
 use crate::{clock, durable, limits};
@@ -32,6 +32,7 @@ pub const ALL: &[(&str, usize, fn())] = &[
     ("moved_to_another_time_it_is_due_once", 2, moved_to_another_time_it_is_due_once),
     ("what_comes_together_has_two_threads", 1, what_comes_together_has_two_threads),
     ("behind_a_rename_nothing_waits", 1, behind_a_rename_nothing_waits),
+    ("just_written_it_is_held_and_released", 2, just_written_it_is_held_and_released),
 ];
 
 /// Nobody's change to notice: whoever gives it back looks, and does not leave it until it would be due.
@@ -40,7 +41,7 @@ fn removed_in_an_attempt_it_is_forgotten() {
     let claim = stage.claim();
     let person = stage.also(|stage| {
         by_hand::remove(stage.spool.folders(), &stage.listed().unwrap()).unwrap();
-        stage.sees(REMOVED);
+        stage.sees(id(1), REMOVED);
     });
     stage.end(claim, End::Parked);
     person.join().unwrap();
@@ -53,9 +54,9 @@ fn held_and_released_in_an_attempt_it_stays_claimed() {
     let claim = stage.claim();
     let person = stage.also(|stage| {
         hold(stage);
-        stage.sees(WENT);
+        stage.sees(id(1), WENT);
         release(stage);
-        stage.sees(CAME);
+        stage.sees(id(1), CAME);
     });
     stage.end(claim, End::Dropped);
     finish(&stage, person, |_| End::Taken);
@@ -67,10 +68,10 @@ fn released_as_it_is_given_back_it_comes_again() {
         fs::write(stage.spool.folders().state(id(1)), DONE).unwrap();
         let claim = stage.claim();
         hold(stage);
-        stage.sees(WENT);
+        stage.sees(id(1), WENT);
         let person = stage.also(|stage| {
             release(stage);
-            stage.sees(CAME);
+            stage.sees(id(1), CAME);
         });
         stage.end(claim, End::Dropped);
         finish(stage, person, settled_before);
@@ -83,10 +84,10 @@ fn released_as_it_is_settled_it_comes_once() {
     meet(|stage| {
         let claim = stage.claim();
         hold(stage);
-        stage.sees(WENT);
+        stage.sees(id(1), WENT);
         let person = stage.also(|stage| {
             release(stage);
-            stage.sees(CAME);
+            stage.sees(id(1), CAME);
         });
         stage.end(claim, End::Settled(done()));
         finish(stage, person, settled_before);
@@ -98,9 +99,9 @@ fn released_as_it_is_missed_it_comes_once() {
     let (stage, _writer) = Stage::with(1);
     hold(&stage);
     let watch = stage.also(|stage| {
-        stage.sees(WENT);
+        stage.sees(id(1), WENT);
         stage.until(|stage| stage.spool.folders().eml(id(1)).exists());
-        stage.sees(CAME);
+        stage.sees(id(1), CAME);
     });
     release(&stage);
     finish(&stage, watch, |_| End::Taken);
@@ -112,13 +113,13 @@ fn taken_as_it_is_missed_it_stays_claimed() {
     let (stage, _writer) = Stage::with(1);
     let claim = stage.claim();
     hold(&stage);
-    stage.sees(WENT);
+    stage.sees(id(1), WENT);
     let is_given_back = Arc::new(AtomicUsize::new(0));
     let given_back = is_given_back.clone();
     let other = stage.also(move |stage| {
         release(stage);
-        stage.sees(CAME);
-        stage.sees(TOUCHED);
+        stage.sees(id(1), CAME);
+        stage.sees(id(1), TOUCHED);
         let claim = stage.claim();
         stage.until(|_| given_back.load(Ordering::Relaxed) == 1);
         keep(stage, &claim);
@@ -136,13 +137,13 @@ fn moved_to_another_time_it_is_due_once() {
     let (stage, _writer) = Stage::with(1);
     let second = || clock::pass(Duration::from_secs(1));
     hold(&stage);
-    stage.sees(WENT);
+    stage.sees(id(1), WENT);
     second();
     release(&stage);
-    stage.sees(CAME);
+    stage.sees(id(1), CAME);
     stage.end(stage.claim(), End::Parked);
     second();
-    stage.sees(TOUCHED);
+    stage.sees(id(1), TOUCHED);
     let claim = stage.claim();
     clock::pass(limits::PARKED);
     let threads = vec![stage.deliver(|_| End::Taken)];
@@ -182,7 +183,8 @@ fn come_together(ahead: Duration) {
     while stage.spool.schedule().idle < 2 {
         yield_now();
     }
-    stage.spool.schedule_all([(id(1), ahead), (id(2), Duration::ZERO)]);
+    let new = |number, ahead| Accepted { id: id(number), ahead, written: None };
+    stage.spool.schedule_all([new(1, ahead), new(2, Duration::ZERO)]);
     stage.until(|stage| stage.has_delivered(2));
     stage.stop(threads);
     assert!(stage.is_empty());
@@ -192,6 +194,23 @@ fn come_together(ahead: Duration) {
 fn meet(scene: fn(&Stage)) {
     let (stage, _writer) = Stage::with(1);
     stage.also(scene).join().unwrap();
+}
+
+/// Its first attempt has it as it was written, and it may be elsewhere by then.
+fn just_written_it_is_held_and_released() {
+    let (stage, writer) = Stage::with(0);
+    let writing = stage.write(writer);
+    let id = stage.commit();
+    stage.spool.stop_writer();
+    writing.join().unwrap();
+    let person = stage.also(move |stage| {
+        hold(stage);
+        stage.sees(id, WENT);
+        release(stage);
+        stage.sees(id, CAME);
+    });
+    finish(&stage, person, |_| End::Taken);
+    assert!(stage.has_delivered(1));
 }
 
 fn settled_before(claim: &Claim<'_>) -> End {

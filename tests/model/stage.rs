@@ -13,7 +13,7 @@ use std::time::Duration;
 use loom::thread::{Builder, JoinHandle};
 use nix::sys::inotify::AddWatchFlags;
 
-use crate::mail::address::ReversePath;
+use crate::mail::address::{Address, ReversePath};
 use crate::mail::envelope::{Envelope, Recipient};
 use crate::mail::parameter::{MailParameters, RcptParameters};
 use crate::mail::queue_id::QueueId;
@@ -133,9 +133,9 @@ impl Stage {
         begin(move || body(&stage))
     }
 
-    /// The watch is told this of the first message's file.
-    pub fn sees(&self, what: AddWatchFlags) {
-        self.spool.notice(&format!("{}.eml", id(1)).into(), what).unwrap();
+    /// The watch is told this of a message's file.
+    pub fn sees(&self, id: QueueId, what: AddWatchFlags) {
+        self.spool.notice(&format!("{id}.eml").into(), what).unwrap();
     }
 
     /// Begins the thread that watches.
@@ -155,16 +155,16 @@ impl Stage {
         begin(move || writer.run(&stage.spool))
     }
 
-    /// A client's message is committed.
-    pub fn commit(&self) {
-        let address = "ann@example.org".parse().unwrap();
+    /// A client's message for the mailbox is committed.
+    pub fn commit(&self) -> QueueId {
+        let address: Address = "ann@example.org".parse().unwrap();
         let envelope = Envelope {
             reverse_path: ReversePath::Null,
             parameters: MailParameters::default(),
-            recipients: vec![Recipient { address, parameters: RcptParameters::default() }],
+            recipients: vec![Recipient { address: address.clone(), parameters: RcptParameters::default() }],
         };
-        let draft = self.spool.begin(envelope, None).unwrap();
-        self.spool.commit(draft, Origin { client: "127.0.0.1".to_owned(), protocol: "ESMTP" }).unwrap();
+        let draft = self.spool.begin(envelope, Some(&address)).unwrap();
+        self.spool.commit(draft, Origin { client: "127.0.0.1".to_owned(), protocol: "ESMTP" }).unwrap()
     }
 
     /// Stops the thread that writes; by then nothing is left.
