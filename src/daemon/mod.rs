@@ -16,6 +16,7 @@
 
 mod capacity;
 mod cgroup;
+mod idle;
 pub mod keeper;
 mod ports;
 mod reload;

@@ -4,19 +4,19 @@
 //! committed, so the process ends and the next start clears up. The number of panics is in the log and must be 0.
 
 use std::cell::Cell;
-use std::collections::VecDeque;
 use std::ffi::CString;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{self, AssertUnwindSafe};
 use std::process;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, Builder, JoinHandle};
 use std::time::Duration;
 
 use nix::sys::prctl::set_name;
 
+use super::idle::{self, Job};
 use super::{StartError, unavailable};
 use crate::io::stream::Place;
 use crate::limits;
@@ -69,19 +69,6 @@ pub fn writer(spool: Arc<Spool>, writer: Writer) -> Result<JoinHandle<()>, Start
     })
 }
 
-/// What a connection's thread does.
-type Job = Box<dyn FnOnce() + Send>;
-
-/// Connections for threads whose own has ended, and how many such threads wait for one. A new thread costs as much as a
-/// small message: a stack, and its removal.
-struct Next {
-    jobs: VecDeque<Job>,
-    idle: usize,
-}
-
-static NEXT: Mutex<Next> = Mutex::new(Next { jobs: VecDeque::new(), idle: 0 });
-static CAME: Condvar = Condvar::new();
-
 thread_local! {
     /// Whom the thread serves, which a panic names.
     static PEER: Cell<Option<SocketAddr>> = const { Cell::new(None) };
@@ -104,7 +91,7 @@ pub fn connection(
             serve(place);
         }
     });
-    let Some(job) = hand_on(job) else { return Ok(()) };
+    let Some(job) = idle::hand_on(job) else { return Ok(()) };
     match Builder::new().name("connection".to_owned()).stack_size(limits::CONNECTION_STACK).spawn(|| serve_all(job)) {
         Ok(_) => Ok(()),
         // A thread that was not made has taken nothing.
@@ -112,31 +99,12 @@ pub fn connection(
     }
 }
 
-/// Gives the job to a thread that waits for one; back, if there is none.
-fn hand_on(job: Job) -> Option<Job> {
-    let mut next = NEXT.lock().unwrap_or_else(PoisonError::into_inner);
-    if next.idle <= next.jobs.len() {
-        return Some(job);
-    }
-    next.jobs.push_back(job);
-    CAME.notify_one();
-    None
-}
-
 /// The body of a connection's thread: that connection, and those that come soon after.
 fn serve_all(first: Job) {
-    let mut job = first;
-    loop {
-        job();
-        let mut next = NEXT.lock().unwrap_or_else(PoisonError::into_inner);
-        next.idle += 1;
-        let waited = CAME.wait_timeout_while(next, limits::IDLE_THREAD, |next| next.jobs.is_empty());
-        let mut next = waited.unwrap_or_else(PoisonError::into_inner).0;
-        next.idle -= 1;
-        match next.jobs.pop_front() {
-            Some(another) => job = another,
-            None => return,
-        }
+    let mut job = Some(first);
+    while let Some(next) = job {
+        next();
+        job = idle::another();
     }
 }
 

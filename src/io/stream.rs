@@ -296,24 +296,41 @@ impl Write for Stream {
     }
 }
 
+/// A wait that is to last longer is not begun in pieces shorter than this.
+const LEAST_WAIT: Duration = Duration::from_secs(60);
+
 impl Read for Socket {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let wait = left.map_or(self.timeout, |left| left.min(self.timeout));
-        if wait.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
+        let begun = Instant::now();
+        let left = self.deadline.map(|deadline| deadline.saturating_duration_since(begun));
+        let whole = left.map_or(self.timeout, |left| left.min(self.timeout));
+        loop {
+            let wait = whole.saturating_sub(begun.elapsed());
+            if wait.is_zero() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            self.wait_no_longer_than(wait)?;
+            match retry(|| (&self.place.connection.stream).read(out)) {
+                // What is set may be less than may be waited.
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
+                other => return other,
+            }
         }
-        // Near the usual value one syscall a read is saved: the deadline is met to a second all the same.
-        let coarse = if wait + Duration::from_secs(1) >= self.timeout { self.timeout } else { wait };
-        if self.read_timeout_set != Some(coarse) {
-            self.place.connection.stream.set_read_timeout(Some(coarse))?;
-            self.read_timeout_set = Some(coarse);
-        }
-        retry(|| (&self.place.connection.stream).read(out))
     }
 }
 
 impl Socket {
+    /// Bounds what the kernel waits for octets. Less than may be waited spares the call that would set it: a wait that
+    /// ends early goes on. The deadline is met to a second.
+    fn wait_no_longer_than(&mut self, wait: Duration) -> io::Result<()> {
+        let is_within = |set: Duration| set <= wait + Duration::from_secs(1) && set >= wait.min(LEAST_WAIT);
+        if !self.read_timeout_set.is_some_and(is_within) {
+            self.place.connection.stream.set_read_timeout(Some(wait))?;
+            self.read_timeout_set = Some(wait);
+        }
+        Ok(())
+    }
+
     /// One write, which waits for no longer than the pace allows.
     fn paced(&mut self, write: impl Fn(&TcpStream) -> io::Result<usize>) -> io::Result<usize> {
         let left = self.pace.allows(self.written).saturating_sub(self.write_waits);
