@@ -179,9 +179,11 @@ class Postfix(Server):
     name = "Postfix"
 
     def configure(self):
-        for folder in ("etc", "state"):
+        for folder in ("etc", "state", "pid"):
             os.makedirs(f"{self.work}/{folder}", exist_ok=True)
         os.makedirs(self.queue, exist_ok=True)
+        # Else a file that is open for writing would keep the disk from being made read-only.
+        os.symlink(f"{self.work}/pid", f"{self.queue}/pid")
         os.makedirs(self.mail, exist_ok=True)
         os.chown(self.mail, NOBODY, NOBODY)
         os.chmod(self.work, 0o755)
