@@ -192,6 +192,33 @@ fn a_full_disk_refuses_new_mail_delivers_the_old_and_needs_no_restart() {
 }
 
 #[test]
+fn where_no_file_can_be_made_the_message_is_read_to_its_end_and_refused_there() {
+    let server = Server::start("");
+    let (tmp, away) = (server.path("spool/tmp"), server.path("spool/away"));
+    let mut client = greeted(&server);
+    fs::rename(&tmp, &away).unwrap();
+    for text in ["", "Subject: late\r\n\r\nMAIL FROM:<no@command.example>\r\n", &"0123456789abcdef\r\n".repeat(10_000)]
+    {
+        client.ask("MAIL FROM:<s@far.example>", "250");
+        client.ask("RCPT TO:<ann@example.org>", "250");
+        client.ask("DATA", "354");
+        client.send(text.as_bytes());
+        client.ask(".", "451 4.3.0");
+    }
+    client.ask("MAIL FROM:<s@far.example>", "250");
+    client.ask("RCPT TO:<ann@example.org>", "250");
+    client.send(b"BDAT 6 LAST\r\nA: b\r\n");
+    client.expect("451 4.3.0");
+    fs::rename(&away, &tmp).unwrap();
+    client.ask("MAIL FROM:<s@far.example>", "250");
+    client.ask("RCPT TO:<ann@example.org>", "250");
+    client.ask("DATA", "354");
+    client.ask("A: b\r\n\r\n.", "250");
+    server.wait_for("ann@example.org", 1);
+    assert!(server.log().contains("cannot create"), "what to do is in the log");
+}
+
+#[test]
 fn a_disk_without_inodes_refuses_new_mail_and_needs_no_restart() {
     if !is_root("a_disk_without_inodes_refuses_new_mail_and_needs_no_restart") {
         return;

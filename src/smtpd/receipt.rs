@@ -15,7 +15,8 @@ use crate::spool::Draft;
 
 /// A message being received.
 pub struct Receipt {
-    draft: Draft,
+    /// Or what the disk said.
+    draft: io::Result<Draft>,
     framing: Framing,
     hops: HopCounter,
     content: Vec<u8>,
@@ -23,7 +24,6 @@ pub struct Receipt {
     completion: Option<Completion>,
     size: u64,
     most: u64,
-    error: Option<io::Error>,
 }
 
 /// How the end of the message is told.
@@ -33,19 +33,19 @@ enum Framing {
 }
 
 impl Receipt {
-    /// By DATA: up to a dot. At most `most` octets are kept.
-    pub fn up_to_dot(draft: Draft, most: u64) -> Receipt {
+    /// By DATA: up to a dot. At most `most` octets are kept, and none without a draft.
+    pub fn up_to_dot(draft: io::Result<Draft>, most: u64) -> Receipt {
         Receipt::new(draft, Framing::Dot(Unstuff::default()), most)
     }
 
     /// By BDAT: as many as the chunks say.
     pub fn in_chunks(draft: Draft, most: u64) -> Receipt {
-        Receipt::new(draft, Framing::Length(LineEnds::default()), most)
+        Receipt::new(Ok(draft), Framing::Length(LineEnds::default()), most)
     }
 
-    fn new(draft: Draft, framing: Framing, most: u64) -> Receipt {
+    fn new(draft: io::Result<Draft>, framing: Framing, most: u64) -> Receipt {
         let hops = HopCounter::default();
-        Receipt { draft, framing, hops, content: Vec::new(), completion: None, size: 0, most, error: None }
+        Receipt { draft, framing, hops, content: Vec::new(), completion: None, size: 0, most }
     }
 
     /// The same, with a header that will have what it lacks.
@@ -67,17 +67,20 @@ impl Receipt {
         };
         self.size += self.content.len() as u64;
         self.hops.feed(&self.content);
-        if self.size <= self.most && self.error.is_none() {
-            self.error = self.keep().err();
+        if self.size <= self.most
+            && let Err(error) = self.keep()
+        {
+            self.draft = Err(error);
         }
         (used, done)
     }
 
     fn keep(&mut self) -> io::Result<()> {
-        let Some(completion) = self.completion.take() else { return self.draft.write_all(&self.content) };
+        let Ok(draft) = &mut self.draft else { return Ok(()) };
+        let Some(completion) = self.completion.take() else { return draft.write_all(&self.content) };
         match completion.feed(&self.content) {
             Fed::More(completion) => self.completion = Some(completion),
-            Fed::Done(octets) => self.draft.write_all(&octets)?,
+            Fed::Done(octets) => draft.write_all(&octets)?,
         }
         Ok(())
     }
@@ -97,7 +100,7 @@ impl Receipt {
         if self.size > self.most {
             return Some(reply::too_large());
         }
-        self.error.as_ref().map(storage_reply)
+        self.draft.as_ref().err().map(storage_reply)
     }
 
     /// The verdict at the end: a draft to commit, or the reply and what is to be logged of the disk.
@@ -115,17 +118,14 @@ impl Receipt {
         if self.hops.count() >= most_hops {
             return Err((reply::looping(), None));
         }
-        let mut draft = self.draft;
         let rest = self.completion.map(Completion::finish).unwrap_or_default();
-        let error = match self.error.or_else(|| draft.write_all(&rest).err()) {
+        let written = self.draft.and_then(|mut draft| {
+            draft.write_all(&rest)?;
             // DESIGN §3: messages are stored with a final CR LF.
-            None if unended => draft.write_all(b"\r\n").err(),
-            error => error,
-        };
-        match error {
-            Some(error) => Err((storage_reply(&error), Some(error))),
-            None => Ok(draft),
-        }
+            draft.write_all(if unended { b"\r\n" } else { b"" })?;
+            Ok(draft)
+        });
+        written.map_err(|error| (storage_reply(&error), Some(error)))
     }
 }
 

@@ -31,18 +31,13 @@ impl Connection<'_> {
     /// Takes a message up to its dot.
     #[inline(never)]
     pub(super) fn data(&mut self, envelope: Envelope, site: &Site) -> Result<(), End> {
-        let draft = match self.begin(envelope, site) {
-            Ok(draft) => draft,
-            Err(error) => {
-                self.refuse_message(storage_reply(&error), 0, Some(error));
-                return Ok(());
-            }
-        };
         self.reply(&reply::start_data());
         self.flush()?;
-        let id = draft.id();
-        let mut receipt =
-            Receipt::up_to_dot(draft, site.config.limits.message_size).completing(self.completion(id, site));
+        // The file is made while the client hears that: the message has come by then, and is not waited for. Room for it was
+        // looked for at MAIL; another error is the reply at its end.
+        let draft = self.begin(envelope, site);
+        let completion = draft.as_ref().ok().and_then(|draft| self.completion(draft.id(), site));
+        let mut receipt = Receipt::up_to_dot(draft, site.config.limits.message_size).completing(completion);
         let begun = Instant::now();
         loop {
             let block = self.message_block(begun, receipt.size())?;
