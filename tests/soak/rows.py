@@ -224,7 +224,8 @@ def killed_relaying(world, times):
     disk = world.disk("disk", megabytes=4096)
     # In memory: what waits for a disk here would keep the server from acting on the answer.
     seen = tempfile.NamedTemporaryFile("r", dir=PLACE)
-    server = world.server(disk, bite="late-renames", fault="note-answers", trace=seen.name, relay_port=hop.port)
+    fault = "note-answers" if world.kind.is_ours else None
+    server = world.server(disk, bite="late-renames", fault=fault, trace=seen.name, relay_port=hop.port)
     load, kills = Load(server.port, [["dan@far.example"]]), []
     for _ in range(times):
         some_time(1.0)
@@ -249,7 +250,8 @@ def count_relayed(world, server, load, relayed):
 
     # The hop may be the slower one: it has as long as anything comes.
     last, count = begun, -1
-    while time.monotonic() - last < (2 if world.is_broken else DELIVERED_WITHIN) and not owed <= came():
+    most = 2 if world.is_broken else 8 if not world.kind.is_ours else DELIVERED_WITHIN
+    while time.monotonic() - last < most and not owed <= came():
         if len(hop.taken) != count:
             last, count = time.monotonic(), len(hop.taken)
         time.sleep(0.1)
@@ -265,6 +267,8 @@ def count_relayed(world, server, load, relayed):
     # Each thread has one message under way; what came again without a kill after it has no excuse.
     row.doubled = sum(max(0, count - server.threads) for count in at_each) + sum(kill is None for _, kill in again)
     numbers = {int(line.split()[-1]) for line in seen}
+    if not world.kind.is_ours:
+        return row.notes.append(f"came again: {len(again)}, {max(at_each)} at one kill")
     late = [kill[0] - taken.answered for taken, kill in again if kill and taken.number in numbers]
     row.notes.append(f"came again: {len(again) - len(late)} whose answer the server had not got, {len(late)} whose it had"
                      f", {max(late, default=0) * 1000:.1f} ms at most before the kill, {max(at_each)} at one kill")

@@ -59,6 +59,7 @@ class Server:
 
     name, namespaces = None, []
     is_ours = False
+    threads = 20  # How many messages it has under way to one next hop at most.
 
     def __init__(self, work, disk, mail_disk, relay_port=None):
         self.work, self.disk, self.port, self.relay_port = work, disk, free_port(), relay_port
@@ -217,12 +218,15 @@ smtpd_relay_restrictions = permit_mynetworks, reject_unauth_destination
 queue_minfree = 0
 message_size_limit = 1000000
 virtual_mailbox_limit = 1000000
+transport_maps = texthash:{self.work}/etc/transport
+disable_dns_lookups = yes
 in_flow_delay = 0
 minimal_backoff_time = 1s
 maximal_backoff_time = 5s
 queue_run_delay = 1s
 """)
-        for file in ("mailboxes", "main.cf", "master.cf"):
+        self.write("etc/transport", f"far.example smtp:[127.0.0.1]:{self.relay_port}\n" if self.relay_port else "")
+        for file in ("mailboxes", "transport", "main.cf", "master.cf"):
             # Each of its programs waits for two seconds on a file that was just written, lest it be written still.
             os.utime(f"{self.work}/etc/{file}", (time.time() - 60,) * 2)
 
@@ -292,7 +296,7 @@ smtp_accept_max = 100
 smtp_accept_queue_per_connection = 0
 begin acl
 rcpt:
-  accept domains = home.example
+  accept domains = home.example : far.example
 data:
   accept
 begin routers
@@ -300,7 +304,16 @@ local:
   driver = accept
   condition = ${{lookup{{$local_part}}lsearch{{{self.work}/boxes}}{{yes}}{{no}}}}
   transport = maildir
+far:
+  driver = manualroute
+  route_list = far.example 127.0.0.1
+  self = send
+  transport = far
 begin transports
+far:
+  driver = smtp
+  port = {self.relay_port or 25}
+  hosts_avoid_tls = *
 maildir:
   driver = appendfile
   maildir_format
@@ -332,7 +345,9 @@ class OpenSmtpd(Unpacked):
         return f"""table boxes {{ {known} }}
 listen on 127.0.0.1 port {self.port} hostname mail.home.example
 action keep maildir "{self.mail}/%{{rcpt.domain}}/%{{rcpt.user}}" virtual <boxes>
+action far relay host smtp://127.0.0.1:{self.relay_port or 25}
 match from any for domain "home.example" action keep
+match from any for domain "far.example" action far
 """
 
 
