@@ -369,7 +369,7 @@ pub const WATCH_TOGETHER: Duration = Duration::from_millis(20);
 pub const LOG_LINE: usize = 4096;
 
 /// Octets of log lines that gather before a thread waits until they are written: a second of a busy server. Of a log that
-/// can't be written, this much is kept.
+/// can't be written, at most twice as much is kept.
 pub const LOG_WAITS: usize = 256 * 1024;
 
 /// Octets in the name of a user: it is the name of a folder, and RFC 5321 §4.5.3.1.1 promises no sender more.

@@ -5,6 +5,7 @@
 //! [`limits::IDLE_THREAD`]. A job that was handed to a thread is done by it, whatever its clock says.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::limits;
 
@@ -29,10 +30,14 @@ pub fn hand_on(job: Job) -> Option<Job> {
 
 /// Waits for a job. `None` where none came for long.
 pub fn another() -> Option<Job> {
+    another_within(limits::IDLE_THREAD)
+}
+
+fn another_within(time: Duration) -> Option<Job> {
     let waiting = Arc::new(Waiting::default());
     lock(&IDLE).push(waiting.clone());
     let is_none = |job: &mut Option<Job>| job.is_none();
-    let job = waiting.came.wait_timeout_while(lock(&waiting.job), limits::IDLE_THREAD, is_none);
+    let job = waiting.came.wait_timeout_while(lock(&waiting.job), time, is_none);
     if let Some(job) = job.unwrap_or_else(PoisonError::into_inner).0.take() {
         return Some(job);
     }
@@ -65,12 +70,12 @@ mod tests {
 
     #[test]
     fn the_last_comes_first_and_who_gets_nothing_ends() {
+        const LONG: Duration = Duration::from_secs(600);
         assert!(hand_on(Box::new(|| {})).is_some(), "nobody waits");
         let (done, who) = channel();
         let waiting = |name: u8, done: Sender<u8>| {
             thread::spawn(move || {
-                let Some(job) = another() else { return };
-                job();
+                another_within(LONG).unwrap()();
                 done.send(name).unwrap();
             })
         };
@@ -78,10 +83,12 @@ mod tests {
         wait_until(1);
         let second = waiting(2, done);
         wait_until(2);
-        assert!(hand_on(Box::new(|| {})).is_none());
-        assert_eq!(who.recv(), Ok(2));
-        second.join().unwrap();
-        first.join().unwrap();
-        assert!(who.try_recv().is_err() && lock(&IDLE).is_empty());
+        assert!(another_within(Duration::from_millis(1)).is_none());
+        for (thread, name) in [(second, 2), (first, 1)] {
+            assert!(hand_on(Box::new(|| {})).is_none());
+            assert_eq!(who.recv(), Ok(name));
+            thread.join().unwrap();
+        }
+        assert!(lock(&IDLE).is_empty());
     }
 }

@@ -48,6 +48,7 @@ fn by_rename(mut claim: Claim<'_>, address: &Address, site: &Site, deliverer: &D
     let (id, waited) = (claim.id, claim.waited());
     let failure = match renamed {
         Ok(Renamed::Done) => return maillog::delivered(id, address, ("rename", None), waited),
+        Ok(Renamed::Gone) => return,
         Ok(Renamed::Impossible) => None,
         Err(error) => Some(Outcome::Deferred(local::broken(&error))),
     };

@@ -78,7 +78,7 @@ impl Answer {
 
 impl Remote {
     /// Tries the targets of one group once, or as far as something was delivered. `ends`: nothing is left to do once all of
-    /// them have the message, which then has left the queue already when this returns.
+    /// them have the message, which then leaves the queue at once.
     pub fn deliver(&self, claim: &mut Claim<'_>, (group, ends): (&Group, bool), site: &Site) -> Turn {
         let settings = &site.config.delivery;
         let ticket = match self.hops.enter(&group.hop, claim.id, (claim.asked, settings)) {
@@ -311,7 +311,7 @@ impl<'d> Dialogue<'d> {
             Transaction { reverse_path: &group.reverse_path, recipients: &recipients, parameters: &parameters };
         let sent = session.send(&transaction, &mut outgoing);
         if self.ends && open.len() == group.targets.len() && sent.is_taken_by_all() {
-            claim.leave();
+            claim.leave_early();
         }
         let (reports, tls) = (session.offers().dsn, session.protection().to_string());
         for (at, outcome) in open.iter().zip(sent.outcomes) {

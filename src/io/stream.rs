@@ -311,8 +311,8 @@ impl Read for Socket {
             }
             self.wait_no_longer_than(wait)?;
             match retry(|| (&self.place.connection.stream).read(out)) {
-                // What is set may be less than may be waited.
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
+                // What was set may be less than may be waited.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 other => return other,
             }
         }
@@ -344,7 +344,11 @@ impl Socket {
             self.write_timeout_set = Some(wait);
         }
         let begun = Instant::now();
-        let written = retry(|| write(&self.place.connection.stream));
+        // What a timeout on a socket looks like.
+        let written = retry(|| write(&self.place.connection.stream)).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
+            _ => error,
+        });
         self.write_waits += begun.elapsed();
         match &written {
             Ok(count) => self.written += *count as u64,
@@ -372,8 +376,6 @@ fn retry(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
     loop {
         return match call() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            // What a timeout on a socket looks like.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(io::ErrorKind::TimedOut.into()),
             other => other,
         };
     }

@@ -38,18 +38,22 @@ impl LogFile {
 
     /// Adds to what has gathered.
     pub(super) fn write(&self, octets: &[u8]) {
-        if lock(&self.lines).len() >= limits::LOG_WAITS {
-            self.flush();
-        }
-        let mut lines = lock(&self.lines);
-        if lines.len() < limits::LOG_WAITS {
-            lines.extend_from_slice(octets);
+        loop {
+            {
+                let mut lines = lock(&self.lines);
+                if lines.len() < limits::LOG_WAITS {
+                    return lines.extend_from_slice(octets);
+                }
+            }
+            if !self.flush() {
+                return;
+            }
         }
     }
 
-    /// Writes out what has gathered.
-    pub(super) fn flush(&self) {
-        self.write_out(&mut lock(&self.open));
+    /// Writes out what has gathered. Says whether it could.
+    pub(super) fn flush(&self) -> bool {
+        self.write_out(&mut lock(&self.open))
     }
 
     /// Opens the file anew if the path no longer leads to the one that is open.
@@ -61,16 +65,20 @@ impl LogFile {
             return;
         }
         self.write_out(&mut open);
-        let reopened = append(&self.path).map(|file| open.file = file);
-        self.note(&mut open, reopened);
+        match append(&self.path) {
+            Ok(file) => open.file = file,
+            Err(error) => self.note(&mut open, Err(error)),
+        }
     }
 
-    fn write_out(&self, open: &mut Open) {
+    fn write_out(&self, open: &mut Open) -> bool {
         let written = open.write().and_then(|()| {
             open.lines = std::mem::take(&mut lock(&self.lines));
             open.write()
         });
+        let is_written = written.is_ok();
         self.note(open, written);
+        is_written
     }
 
     fn note(&self, open: &mut Open, result: io::Result<()>) {
@@ -139,7 +147,7 @@ mod tests {
             assert_eq!(log.lines.lock().unwrap().len(), limits::LOG_WAITS);
             drop(standing);
         });
-        log.flush();
+        assert!(log.flush());
         let written = std::fs::read(path).unwrap();
         assert!(written.ends_with(b"x\nlast\n"));
         assert_eq!(written.len(), lines * line.len() + 5);

@@ -1,7 +1,7 @@
 //! The octets of a message on their way into a draft, and the verdict at their end.
 //!
-//! Whatever is wrong is noted and the rest read on, so that the client gets one reply at the true end and stays in step.
-//! Memory is one block.
+//! Whatever is wrong is noted and the rest read on, so that the client gets one reply at the true end and stays in step. An
+//! error of the disk is logged when it comes. Memory is one block.
 
 use std::io::{self, Write};
 
@@ -11,11 +11,12 @@ use crate::limits;
 use crate::mail::complete::{Completion, Fed};
 use crate::mail::header::HopCounter;
 use crate::mail::reply::{self, Reply};
+use crate::maillog;
 use crate::spool::Draft;
 
 /// A message being received.
 pub struct Receipt {
-    /// Or what the disk said.
+    /// Or what the disk said, once that is logged.
     draft: io::Result<Draft>,
     framing: Framing,
     hops: HopCounter,
@@ -44,7 +45,7 @@ impl Receipt {
     }
 
     fn new(draft: io::Result<Draft>, framing: Framing, most: u64) -> Receipt {
-        let hops = HopCounter::default();
+        let (draft, hops) = (draft.map_err(logged), HopCounter::default());
         Receipt { draft, framing, hops, content: Vec::new(), completion: None, size: 0, most }
     }
 
@@ -70,7 +71,7 @@ impl Receipt {
         if self.size <= self.most
             && let Err(error) = self.keep()
         {
-            self.draft = Err(error);
+            self.draft = Err(logged(error));
         }
         (used, done)
     }
@@ -103,30 +104,34 @@ impl Receipt {
         self.draft.as_ref().err().map(storage_reply)
     }
 
-    /// The verdict at the end: a draft to commit, or the reply and what is to be logged of the disk.
-    pub fn finish(self, most_hops: usize) -> Result<Draft, (Reply, Option<io::Error>)> {
+    /// The verdict at the end: a draft to commit, or the reply.
+    pub fn finish(self, most_hops: usize) -> Result<Draft, Reply> {
         if self.size > self.most {
-            return Err((reply::too_large(), None));
+            return Err(reply::too_large());
         }
         let (bare, unended) = match &self.framing {
             Framing::Dot(dots) => (dots.saw_bare(), false),
             Framing::Length(ends) => (ends.saw_bare(), !ends.ended()),
         };
         if bare {
-            return Err((reply::bare_line_ends(), None));
+            return Err(reply::bare_line_ends());
         }
         if self.hops.count() >= most_hops {
-            return Err((reply::looping(), None));
+            return Err(reply::looping());
         }
         let rest = self.completion.map(Completion::finish).unwrap_or_default();
-        let written = self.draft.and_then(|mut draft| {
-            draft.write_all(&rest)?;
-            // DESIGN §3: messages are stored with a final CR LF.
-            draft.write_all(if unended { b"\r\n" } else { b"" })?;
-            Ok(draft)
-        });
-        written.map_err(|error| (storage_reply(&error), Some(error)))
+        let mut draft = self.draft.map_err(|error| storage_reply(&error))?;
+        // DESIGN §3: messages are stored with a final CR LF.
+        let end: &[u8] = if unended { b"\r\n" } else { b"" };
+        let written = draft.write_all(&rest).and_then(|()| draft.write_all(end));
+        written.map_err(|error| storage_reply(&logged(error)))?;
+        Ok(draft)
     }
+}
+
+fn logged(error: io::Error) -> io::Error {
+    maillog::spool_error(None, &error);
+    error
 }
 
 /// What the client is told of an error of the disk.

@@ -55,6 +55,8 @@ pub enum Renamed {
     Done,
     /// It has to be a copy.
     Impossible,
+    /// Someone has moved or removed the message since it was claimed, or was about to be.
+    Gone,
 }
 
 impl Spool {
@@ -244,6 +246,10 @@ impl Spool {
             true => self.forget_with_state(id),
             false => _ = self.schedule().forget(id),
         }
+        // Put there again meanwhile, it was not news to the watch.
+        if let Err(error) = self.came(id) {
+            maillog::spool_error(Some(id), error);
+        }
     }
 
     /// At the end of the server: outcomes that could not be written so far, tried once more.
@@ -329,6 +335,11 @@ impl Claim<'_> {
         match maildir.take(&self.path(), name, self.entry.size) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::CrossesDevices => return Ok(Renamed::Impossible),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !durable::exists(&self.path())? => {
+                self.open = false;
+                self.spool.follow(self.id);
+                return Ok(Renamed::Gone);
+            }
             Err(error) => return Err(durable::located("deliver into", maildir.path(), error)),
         }
         self.open = false;
@@ -341,12 +352,11 @@ impl Claim<'_> {
     }
 
     /// Takes the message out of the queue as soon as nothing is left to do, before that is logged: what a crash finds there
-    /// comes to the next hop once more (P5). Where it can't be done, or a person has edited the state, it is left to
+    /// comes to the next hop once more (P5). Where it can't be done, or a person has changed the state, it is left to
     /// [`Claim::settle`].
-    pub fn leave(&mut self) {
-        if self.edited_state().is_none() {
-            self.left = durable::remove_if_there(&self.path()).unwrap_or(false);
-        }
+    pub fn leave_early(&mut self) {
+        let is_unchanged = read_state(&self.spool.folders.state(self.id)).is_ok_and(|text| text == self.state_text);
+        self.left = is_unchanged && durable::remove_if_there(&self.path()).unwrap_or(false);
     }
 
     /// Ends the attempt: writes down the outcome, and does what follows from it.

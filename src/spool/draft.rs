@@ -24,7 +24,7 @@ pub struct Draft {
     pub(super) id: QueueId,
     pub(super) envelope: Envelope,
     pub(super) file: File,
-    pub(super) place: Place,
+    pub(super) name: Temporary,
     /// Octets after the envelope.
     pub(super) size: u64,
     /// The mailbox to which one rename will deliver it.
@@ -34,9 +34,9 @@ pub struct Draft {
     flushed: u64,
 }
 
-/// Where its file is; dropped before that has its final name, it is unlinked.
+/// The name of its file; dropped before that has its final one, it is unlinked.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Temporary {
     pub path: PathBuf,
     pub renamed: bool,
 }
@@ -58,8 +58,8 @@ impl Spool {
         };
         let size_at = (above.len() + envelope.size_offset()) as u64;
         let buffer = [above.as_bytes(), envelope.print(0).as_bytes()].concat();
-        let (place, laid_out_for) = (Place { path, renamed: false }, mailbox.cloned());
-        Ok(Draft { id, envelope, file, place, size: 0, laid_out_for, size_at, buffer, flushed: 0 })
+        let (name, laid_out_for) = (Temporary { path, renamed: false }, mailbox.cloned());
+        Ok(Draft { id, envelope, file, name, size: 0, laid_out_for, size_at, buffer, flushed: 0 })
     }
 
     /// Makes the message ours: when this returns its id, it is on the disk. The only way mail gets into the queue.
@@ -106,7 +106,7 @@ impl Draft {
     }
 
     fn flush_buffer(&mut self) -> io::Result<()> {
-        self.file.write_all(&self.buffer).map_err(|error| durable::located("write", &self.place.path, error))?;
+        self.file.write_all(&self.buffer).map_err(|error| durable::located("write", &self.name.path, error))?;
         self.flushed += self.buffer.len() as u64;
         self.buffer.clear();
         Ok(())
@@ -121,7 +121,7 @@ impl Draft {
         }
         self.flush_buffer()?;
         let filled_in = self.file.write_all_at(digits.as_bytes(), self.size_at);
-        filled_in.map_err(|error| durable::located("write", &self.place.path, error))
+        filled_in.map_err(|error| durable::located("write", &self.name.path, error))
     }
 }
 
@@ -140,7 +140,7 @@ impl Write for Draft {
     }
 }
 
-impl Drop for Place {
+impl Drop for Temporary {
     fn drop(&mut self) {
         if !self.renamed {
             // What is left here is removed at the next start.

@@ -39,6 +39,8 @@ pub struct Slot {
     is_quick: bool,
     /// As it was written, for the first attempt to spare what is known already; none once a person did anything to it.
     pub written: Option<Box<Entry>>,
+    /// Whether a person did while it was being committed.
+    is_changed: bool,
     /// What the server wrote into the state file last, as a number: no change by hand.
     pub own_state: Option<u64>,
     /// How long it had waited at `since`.
@@ -93,6 +95,7 @@ impl Slot {
             is_tried,
             is_quick: false,
             written: None,
+            is_changed: false,
             own_state: None,
             waited: Duration::ZERO,
             since: Duration::ZERO,
@@ -138,7 +141,14 @@ impl Schedule {
         self.wait(id, now.saturating_sub(ahead), Duration::ZERO, now);
         if let Some(slot) = self.slots.get_mut(&id) {
             slot.is_quick = !ahead.is_zero();
-            slot.written = written.filter(|_| is_soon);
+            slot.written = written.filter(|_| is_soon && !slot.is_changed);
+        }
+    }
+
+    /// A person did something to the files of an entry: what was written is no more what is there.
+    pub fn changed(&mut self, id: QueueId) {
+        if let Some(slot) = self.slots.get_mut(&id) {
+            (slot.written, slot.is_changed) = (None, true);
         }
     }
 
@@ -191,8 +201,9 @@ impl Schedule {
     /// Makes the entry due now, or as soon as the attempt under way is over, because someone asked for it. Says whether
     /// the entry is known.
     pub fn touch(&mut self, id: QueueId, now: Duration) -> bool {
+        self.changed(id);
         let Some(slot) = self.slots.get_mut(&id) else { return false };
-        (slot.asked, slot.written) = (true, None);
+        slot.asked = true;
         match &mut slot.phase {
             Phase::Committing => {}
             Phase::Claimed { touched, .. } => *touched = true,

@@ -230,7 +230,17 @@ impl Spool {
 
     /// Someone put a message into `queue/`; if it came from `hold/`, its state comes along.
     pub(super) fn came(&self, id: QueueId) -> io::Result<()> {
-        if self.schedule().knows(id) || !durable::exists(&self.folders.eml(id))? {
+        {
+            let mut schedule = self.schedule();
+            if schedule.is_waiting(id) {
+                // It may be another file.
+                schedule.changed(id);
+            }
+            if schedule.knows(id) {
+                return Ok(());
+            }
+        }
+        if !durable::exists(&self.folders.eml(id))? {
             return Ok(());
         }
         self.saw_id(id);
@@ -320,6 +330,7 @@ impl Spool {
 
     /// The server writes states only while it holds the entry, and what it wrote says what it scheduled.
     fn edited(&self, id: QueueId) {
+        self.schedule().changed(id);
         if !self.schedule().is_waiting(id) || self.is_own_state(id) {
             return;
         }

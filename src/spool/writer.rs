@@ -203,9 +203,9 @@ fn announce(spool: &Spool, commits: &[Commit]) {
 fn rename(spool: &Spool, draft: &mut Draft) -> io::Result<()> {
     let to = spool.folders.queue.join(eml(draft.id));
     // The id is later than every other in the spool, so nothing can have this name.
-    let renamed = fs::rename(&draft.place.path, &to).map_err(|error| durable::located("move here", &to, error));
+    let renamed = fs::rename(&draft.name.path, &to).map_err(|error| durable::located("move here", &to, error));
     match renamed {
-        Ok(()) => draft.place.renamed = true,
+        Ok(()) => draft.name.renamed = true,
         Err(_) => _ = spool.schedule().forget(draft.id),
     }
     renamed

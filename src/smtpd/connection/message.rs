@@ -171,7 +171,7 @@ impl Connection<'_> {
     fn finish(&mut self, receipt: Receipt, site: &Site) -> Result<(), End> {
         let size = receipt.size();
         match receipt.finish(site.config.limits.hops) {
-            Err((refusal, error)) => self.refuse_message(refusal, size, error),
+            Err(refusal) => self.refuse_message(refusal, size, None),
             Ok(draft) => {
                 let client = self.received_from(site);
                 let protocol = client.map_or("SMTP", |client| received::protocol(&client, draft.envelope()));

@@ -1,14 +1,17 @@
 //! What a disk that fails, and a person who moves files meanwhile, can do to an outcome.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::thread;
+
+use nix::sys::inotify::AddWatchFlags;
 
 use super::*;
 use crate::mail::address::Address;
 use crate::mail::envelope::{Envelope, Recipient};
 use crate::mail::parameter::MailParameters;
 use crate::maillog::Origin;
-use crate::spool::Writer;
+use crate::spool::{Accepted, Writer};
 
 const ENTRY: &str = "X-Sender: <a@far.example>\r\nX-Receiver: <b@far.example>\r\nX-Receiver: <c@far.example>\r\n\r\n";
 const ID: &str = "0TQXGV0000001";
@@ -179,22 +182,24 @@ fn a_state_too_long_to_be_read_is_set_aside_and_never_written() {
 fn a_message_that_is_done_leaves_at_once_and_only_as_nobody_changed_it() {
     let world = World::new(HALF);
     let mut claim = world.claim().unwrap().unwrap();
-    claim.leave();
+    claim.leave_early();
     assert!(!world.spool.folders.eml(world.id).exists(), "before anything else is done");
     claim.settle(settlement(&HALF.replace("Via: next-hop\n\n", "Via: next-hop\nStatus: delivered\n\n")));
     assert!(!world.spool.folders.state(world.id).exists() && !world.spool.schedule().knows(world.id));
 
-    let world = World::new("");
-    let mut claim = world.claim().unwrap().unwrap();
-    fs::write(world.spool.folders.state(world.id), HALF).unwrap();
-    claim.leave();
-    assert!(world.spool.folders.eml(world.id).exists(), "someone waits for it");
-    drop(claim);
-    assert!(world.spool.schedule().knows(world.id));
+    for written in [HALF, "no state at all"] {
+        let world = World::new("");
+        let mut claim = world.claim().unwrap().unwrap();
+        fs::write(world.spool.folders.state(world.id), written).unwrap();
+        claim.leave_early();
+        assert!(world.spool.folders.eml(world.id).exists(), "someone waits for it");
+        drop(claim);
+        assert!(world.spool.schedule().knows(world.id));
+    }
 
     let world = World::new("");
     let mut claim = world.claim().unwrap().unwrap();
-    claim.leave();
+    claim.leave_early();
     // As where the thread panics.
     drop(claim);
     assert!(!world.spool.schedule().knows(world.id));
@@ -238,4 +243,50 @@ fn what_was_just_written_is_delivered_as_it_would_be_found() {
     let waiting: Vec<QueueId> = spool.schedule().waiting().collect();
     let open = waiting.iter().filter(|id| written(**id).is_some()).count();
     assert!(open > 0 && open < limits::HANDED_OVER, "{open}");
+}
+
+#[test]
+fn what_a_person_does_to_a_message_before_its_first_attempt_is_minded() {
+    let entry = || {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(ENTRY.as_bytes()).unwrap();
+        let (reverse_path, parameters) = ("<a@far.example>".parse().unwrap(), MailParameters::default());
+        let envelope = Envelope { reverse_path, parameters, recipients: Vec::new() };
+        Some(Box::new(Entry::laid_out(file, envelope, "b@org.example".parse().unwrap(), (ENTRY.len() as u64, 0))))
+    };
+    let state = || OsString::from(format!("{ID}.state"));
+    let eml = || OsString::from(format!("{ID}.eml"));
+    for (name, what, is_before) in [
+        (state(), AddWatchFlags::IN_CLOSE_WRITE, true),
+        (state(), AddWatchFlags::IN_MOVED_TO, false),
+        (eml(), AddWatchFlags::IN_ATTRIB, true),
+        (eml(), AddWatchFlags::IN_ATTRIB, false),
+        (eml(), AddWatchFlags::IN_CLOSE_WRITE, false),
+    ] {
+        let world = World::new("");
+        let (spool, id) = (&world.spool, world.id);
+        spool.schedule().forget(id);
+        spool.schedule().announce(id);
+        let notice = || spool.notice(&name, what).unwrap();
+        if is_before {
+            notice();
+        }
+        spool.schedule_all([Accepted { id, ahead: Duration::from_secs(10), written: entry() }]);
+        if !is_before {
+            assert!(spool.schedule().slot_mut(id).unwrap().written.is_some());
+            notice();
+        }
+        assert!(spool.schedule().slot_mut(id).unwrap().written.is_none(), "{name:?} {what:?} {is_before}");
+    }
+}
+
+#[test]
+fn what_was_set_aside_before_its_first_attempt_is_held() {
+    let world = World::new("");
+    let mut claim = world.claim().unwrap().unwrap();
+    let maildir = Maildir::of(world._folder.path(), &"b@org.example".parse().unwrap()).unwrap();
+    fs::rename(world.spool.folders.eml(world.id), world.held("eml")).unwrap();
+    assert!(matches!(claim.rename_into(&maildir, "mail.org.example"), Ok(Renamed::Gone)));
+    drop(claim);
+    assert!(!world.spool.schedule().knows(world.id) && !world.held("state").exists());
 }
