@@ -182,7 +182,7 @@ impl Site {
     /// for a delivery by one rename.
     pub fn single_mailbox(&self, envelope: &Envelope) -> Option<Address> {
         let [recipient] = envelope.recipients.as_slice() else { return None };
-        if recipient.parameters.notify.is_some_and(|notify| notify.success) {
+        if recipient.parameters.wants_success() {
             // A report follows the delivery, and is made from the file that a rename takes away.
             return None;
         }

@@ -54,7 +54,7 @@ impl Due {
 
 /// Whether someone may have to be told that the message was delivered.
 pub fn may_tell_success(envelope: &Envelope) -> bool {
-    envelope.recipients.iter().any(|recipient| recipient.parameters.notify.is_some_and(|notify| notify.success))
+    envelope.recipients.iter().any(|recipient| recipient.parameters.wants_success())
 }
 
 /// Which reports are due after an attempt. What nobody wants to hear of is marked as told.

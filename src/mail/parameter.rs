@@ -151,6 +151,11 @@ pub struct RcptParameters {
 }
 
 impl RcptParameters {
+    /// Whether the sender wants to hear of success.
+    pub fn wants_success(&self) -> bool {
+        self.notify.is_some_and(|notify| notify.success)
+    }
+
     /// Reads the parameters after the forward-path.
     pub fn parse(text: &str) -> Result<RcptParameters, ParameterError> {
         let mut found = RcptParameters::default();

@@ -242,10 +242,7 @@ impl Spool {
     fn finish_leaving(&self, id: QueueId, has_state: bool) {
         maillog::removed(id, "done");
         self.note_removal();
-        match has_state {
-            true => self.forget_with_state(id),
-            false => _ = self.schedule().forget(id),
-        }
+        self.forget(id, has_state);
         // Put there again meanwhile, it was not news to the watch.
         if let Err(error) = self.came(id) {
             maillog::spool_error(Some(id), error);
@@ -286,9 +283,10 @@ impl Spool {
         is_known
     }
 
-    fn forget_with_state(&self, id: QueueId) {
+    /// A message has left: so does its state, if it has one.
+    fn forget(&self, id: QueueId, has_state: bool) {
         self.schedule().forget(id);
-        if let Err(error) = durable::remove(&self.folders.state(id)) {
+        if has_state && let Err(error) = durable::remove(&self.folders.state(id)) {
             maillog::spool_error(Some(id), error);
         }
     }
@@ -343,11 +341,7 @@ impl Claim<'_> {
             Err(error) => return Err(durable::located("deliver into", maildir.path(), error)),
         }
         self.open = false;
-        if self.state_text.is_some() {
-            self.spool.forget_with_state(self.id);
-        } else {
-            self.spool.schedule().forget(self.id);
-        }
+        self.spool.forget(self.id, self.state_text.is_some());
         Ok(Renamed::Done)
     }
 

@@ -74,8 +74,7 @@ class World:
         begun, boxes = time.monotonic(), Mailboxes(server.mail)
         acknowledged = load.acknowledged[:load.owed]
         owed = {(name, address) for name, to in acknowledged for address in to}
-        # Of one that need not keep the promise, nothing more is expected once nothing more has come for a while.
-        most = 2 if self.is_broken else 8 if not self.kind.is_ours else DELIVERED_WITHIN
+        most = self.patience()
         last, count = begun, -1
         while time.monotonic() - begun < DELIVERED_WITHIN and time.monotonic() - last < most:
             found = boxes.count()[0]
@@ -100,6 +99,10 @@ class World:
         row.doubled += sum(count - 1 for count in found.values())
         row.drained = max(row.drained, time.monotonic() - begun)
         row.panics += server.panics()
+
+    def patience(self):
+        """How long nothing may come until nothing more is expected: less of one that need not keep the promise."""
+        return 2 if self.is_broken else DELIVERED_WITHIN if self.kind.is_ours else 8
 
     def start_again(self, server):
         server.faults = {}
@@ -250,8 +253,7 @@ def count_relayed(world, server, load, relayed):
 
     # The hop may be the slower one: it has as long as anything comes.
     last, count = begun, -1
-    most = 2 if world.is_broken else 8 if not world.kind.is_ours else DELIVERED_WITHIN
-    while time.monotonic() - last < most and not owed <= came():
+    while time.monotonic() - last < world.patience() and not owed <= came():
         if len(hop.taken) != count:
             last, count = time.monotonic(), len(hop.taken)
         time.sleep(0.1)
