@@ -26,7 +26,7 @@ use crate::io::clock::{self, Now};
 use crate::io::sandbox::Enforced;
 use crate::io::table::LocatedError;
 use crate::limits;
-use crate::mail::address::{Address, ReversePath};
+use crate::mail::address::{Address, ForwardPath, ReversePath};
 use crate::mail::letters::is_misleading;
 use crate::mail::next_hop::NextHop;
 use crate::mail::outcome::Cause;
@@ -88,12 +88,16 @@ struct Event {
 }
 
 fn event(level: Level, id: Option<QueueId>, name: &str) -> Event {
-    let line = match id {
-        Some(id) => format!("{id} {name}"),
-        None => format!("- {name}"),
+    let mut line = String::with_capacity(USUAL_LINE);
+    let _ = match id {
+        Some(id) => write!(line, "{id} {name}"),
+        None => write!(line, "- {name}"),
     };
     Event { level, line }
 }
+
+/// Most lines need no more memory than this at once.
+const USUAL_LINE: usize = 256;
 
 impl Event {
     fn pair(mut self, key: &str, value: impl Display) -> Event {
@@ -295,7 +299,7 @@ pub fn turned_away(protocol: &str, client: IpAddr, why: &str, open: usize) {
 }
 
 /// A command was refused; `from` and `to` as far as they were known.
-pub fn refused(client: IpAddr, command: &str, from: Option<&ReversePath>, to: Option<&str>, reply: &Reply) {
+pub fn refused(client: IpAddr, command: &str, from: Option<&ReversePath>, to: Option<&ForwardPath>, reply: &Reply) {
     event(Level::Info, None, "refused")
         .pair("client", client)
         .pair("command", command)

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use unicode_normalization::UnicodeNormalization;
 
@@ -24,9 +25,10 @@ impl fmt::Display for AddressError {
 
 impl std::error::Error for AddressError {}
 
-/// A domain name in lower-case ASCII (A-labels), at most 255 octets, without a final dot.
+/// A domain name in lower-case ASCII (A-labels), at most 255 octets, without a final dot. A clone
+/// shares it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Domain(String);
+pub struct Domain(Arc<str>);
 
 impl Domain {
     /// The name in ASCII.
@@ -65,7 +67,7 @@ impl FromStr for Domain {
         if name.rsplit('.').next().is_some_and(|last| last.bytes().all(|octet| octet.is_ascii_digit())) {
             return Err(AddressError("an IP address belongs in brackets"));
         }
-        Ok(Domain(name))
+        Ok(Domain(name.into()))
     }
 }
 
@@ -117,9 +119,10 @@ impl fmt::Display for Host {
 }
 
 /// A mailbox address. Two addresses are equal when their domains are, and their local-parts octet for octet.
+/// A clone shares both.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Address {
-    local_part: String,
+    local_part: Arc<str>,
     host: Host,
 }
 
@@ -132,7 +135,7 @@ impl Address {
         if local_part.chars().any(char::is_control) {
             return Err(AddressError("the local-part holds a control character"));
         }
-        Ok(Address { local_part: local_part.to_owned(), host: host.into() })
+        Ok(Address { local_part: local_part.into(), host: host.into() })
     }
 
     /// The part before the @, without quotes.
@@ -162,8 +165,10 @@ impl Address {
     /// would be too many for an address, nobody can have that name, and it is left as it is.
     pub fn folded(&self) -> Address {
         let folded = folded(&self.local_part);
-        let local_part = if folded.len() > limits::LOCAL_PART { self.local_part.clone() } else { folded };
-        Address { local_part, host: self.host.clone() }
+        if folded == *self.local_part || folded.len() > limits::LOCAL_PART {
+            return self.clone();
+        }
+        Address { local_part: folded.into(), host: self.host.clone() }
     }
 }
 
@@ -271,6 +276,15 @@ impl ForwardPath {
     }
 }
 
+impl fmt::Display for ForwardPath {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ForwardPath::Postmaster => out.write_str("postmaster"),
+            ForwardPath::Address(address) => address.fmt(out),
+        }
+    }
+}
+
 /// Reads `<[@route:]address>`, or the address alone, as old devices send it.
 fn read_path(text: &str) -> Result<(Address, &str), AddressError> {
     let Some(inner) = text.strip_prefix('<') else {
@@ -326,7 +340,7 @@ fn read_address(text: &str) -> Result<(Address, &str), AddressError> {
         None => rest.find(['>', '<', ' ', '@', ',', ':', ';', '"', '\\']),
     };
     let end = end.unwrap_or(rest.len());
-    Ok((Address { local_part, host: rest[..end].parse()? }, &rest[end..]))
+    Ok((Address { local_part: local_part.into(), host: rest[..end].parse()? }, &rest[end..]))
 }
 
 /// Reads a Quoted-string (RFC 5321 §4.1.2) whose first quote was taken already.
@@ -426,7 +440,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_was_printed_is_read_again(local in "[ -~äß.]{0,20}", host in "([a-z0-9]{1,5}\\.){0,3}[a-z]{2,5}|\\[1\\.2\\.3\\.4\\]|\\[IPv6:::1\\]") {
-            let address = Address { local_part: local, host: host.parse().unwrap() };
+            let address = Address { local_part: local.into(), host: host.parse().unwrap() };
             prop_assert_eq!(address.to_string().parse::<Address>(), Ok(address.clone()));
             let path = ReversePath::Address(address);
             prop_assert_eq!(path.to_string().parse::<ReversePath>(), Ok(path));

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::io::Write;
 
 use super::letters::is_misleading;
 use crate::limits;
@@ -87,8 +88,11 @@ impl Reply {
         let last = self.lines.len() - 1;
         for (at, text) in self.lines.iter().enumerate() {
             let separator = if at == last { ' ' } else { '-' };
-            let enhanced = self.enhanced.map(|enhanced| format!("{enhanced} ")).unwrap_or_default();
-            out.extend_from_slice(format!("{}{separator}{enhanced}{text}\r\n", self.code).as_bytes());
+            // Memory takes everything.
+            let _ = match self.enhanced {
+                Some(enhanced) => write!(out, "{}{separator}{enhanced} {text}\r\n", self.code),
+                None => write!(out, "{}{separator}{text}\r\n", self.code),
+            };
         }
     }
 }

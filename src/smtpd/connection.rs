@@ -192,7 +192,7 @@ impl<'a> Connection<'a> {
         if let Next::Reply(reply) | Next::Close(reply) | Next::Swallow(_, reply) = &next
             && reply.is_error()
         {
-            maillog::refused(self.client, verb, self.session.reverse_path(), recipient.as_deref(), reply);
+            maillog::refused(self.client, verb, self.session.reverse_path(), recipient.as_ref(), reply);
         }
         match next {
             Next::Reply(reply) => self.reply(&reply),
@@ -298,10 +298,9 @@ fn terms(stream: &Stream, server: &Server, port: Port) -> Terms {
     Terms { submission, tls, mechanisms, log_in_under_tls }
 }
 
-fn recipient_of(command: &Result<Command, Refusal>) -> Option<String> {
+fn recipient_of(command: &Result<Command, Refusal>) -> Option<ForwardPath> {
     match command {
-        Ok(Command::Rcpt(ForwardPath::Address(address), ..)) => Some(address.to_string()),
-        Ok(Command::Rcpt(ForwardPath::Postmaster, ..)) => Some("postmaster".to_owned()),
+        Ok(Command::Rcpt(path, ..)) => Some(path.clone()),
         _ => None,
     }
 }
