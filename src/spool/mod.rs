@@ -95,8 +95,8 @@ pub struct Spool {
     /// Whether removals are not durable yet; held while they are made so.
     removals_unsynced: Mutex<bool>,
     work: Sender<Work>,
-    /// Held for as long as the spool is open; a second server finds it taken.
-    _lock: File,
+    /// The folder itself, locked for as long as the spool is open: a second server finds it taken.
+    lock: File,
 }
 
 /// The paths in a spool.
@@ -189,7 +189,7 @@ impl Spool {
             stopping: AtomicBool::new(false),
             removals_unsynced: Mutex::new(false),
             work,
-            _lock: lock,
+            lock,
         };
         let writer = Writer::new(waiting, &spool.folders.queue)?;
         spool.sweep()?;
@@ -208,7 +208,7 @@ impl Spool {
 
     /// Whether there is room for a message of `size` octets beside what is to stay free.
     pub fn has_room(&self, size: u64, keep_free: u64) -> io::Result<bool> {
-        let (octets, inodes) = durable::free(&self.folders.queue)?;
+        let (octets, inodes) = durable::free_beside(&self.lock)?;
         Ok(octets >= size.saturating_add(keep_free) && inodes.is_none_or(|inodes| inodes >= limits::FREE_INODES))
     }
 

@@ -77,7 +77,7 @@ impl Writer {
 
     /// Works until it is told to stop.
     pub fn run(mut self, spool: &Spool) {
-        while let Ok(first) = self.waiting.recv() {
+        while let Some(first) = self.next() {
             let mut batch = Batch::default();
             let mut stop = !batch.add(first);
             while !stop && batch.len() < limits::BATCH {
@@ -91,6 +91,15 @@ impl Writer {
                 return;
             }
         }
+    }
+
+    /// What comes next. Before it is waited for, the log is written; under load, that of many batches at once.
+    fn next(&self) -> Option<Work> {
+        if let Ok(work) = self.waiting.try_recv() {
+            return Some(work);
+        }
+        maillog::flush();
+        self.waiting.recv().ok()
     }
 
     fn write(&mut self, spool: &Spool, batch: Batch) {
@@ -183,7 +192,6 @@ fn accept(spool: &Spool, commits: Vec<Commit>) {
         return;
     }
     commits.iter().for_each(log_accepted);
-    maillog::flush();
     let mut due = Vec::with_capacity(commits.len());
     for Commit { draft, ahead, answer, .. } in commits {
         let id = draft.id;
