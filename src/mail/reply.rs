@@ -5,7 +5,6 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::io::Write;
 
 use super::letters::is_misleading;
 use crate::limits;
@@ -88,11 +87,11 @@ impl Reply {
         let last = self.lines.len() - 1;
         for (at, text) in self.lines.iter().enumerate() {
             let separator = if at == last { ' ' } else { '-' };
-            // Memory takes everything.
-            let _ = match self.enhanced {
-                Some(enhanced) => write!(out, "{}{separator}{enhanced} {text}\r\n", self.code),
-                None => write!(out, "{}{separator}{text}\r\n", self.code),
+            let line = match self.enhanced {
+                Some(enhanced) => format!("{}{separator}{enhanced} {text}\r\n", self.code),
+                None => format!("{}{separator}{text}\r\n", self.code),
             };
+            out.extend_from_slice(line.as_bytes());
         }
     }
 }
