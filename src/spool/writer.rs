@@ -77,7 +77,7 @@ impl Writer {
 
     /// Works until it is told to stop.
     pub fn run(mut self, spool: &Spool) {
-        while let Some(first) = self.next() {
+        while let Ok(first) = self.waiting.recv() {
             let mut batch = Batch::default();
             let mut stop = !batch.add(first);
             while !stop && batch.len() < limits::BATCH {
@@ -91,15 +91,6 @@ impl Writer {
                 return;
             }
         }
-    }
-
-    /// What comes next. Before it is waited for, the log is written; under load, that of many batches at once.
-    fn next(&self) -> Option<Work> {
-        if let Ok(work) = self.waiting.try_recv() {
-            return Some(work);
-        }
-        maillog::flush();
-        self.waiting.recv().ok()
     }
 
     fn write(&mut self, spool: &Spool, batch: Batch) {
@@ -185,13 +176,14 @@ fn same(error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), error.to_string())
 }
 
-/// Tells who waits for it that the mail of a batch is ours, and lets it be delivered. The log comes first: what it says of a
-/// message begins with this; and clients before delivery, which nobody waits for.
+/// Tells who waits for it that the mail of a batch is ours, and lets it be delivered. The log comes first and is
+/// written out: who was told 250 finds the line, whatever happens next. Clients come before delivery, which nobody waits for.
 fn accept(spool: &Spool, commits: Vec<Commit>) {
     if commits.is_empty() {
         return;
     }
     commits.iter().for_each(log_accepted);
+    maillog::flush();
     let mut due = Vec::with_capacity(commits.len());
     for Commit { draft, ahead, answer, .. } in commits {
         let id = draft.id;
