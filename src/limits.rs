@@ -468,6 +468,13 @@ pub const RELAY_TRANSACTIONS: u32 = 200;
 /// [`RELAY_REPLY`].
 pub const RELAY_ENVELOPE: Duration = Duration::from_secs(900);
 
+/// How long a message may take there, besides a second for each [`RELAY_RATE`] octets of it: each block could take
+/// [`RELAY_BLOCK_TIMEOUT`], which is days for one of 50 MiB.
+pub const RELAY_MESSAGE: Duration = Duration::from_secs(600);
+
+/// Octets a second below which a next hop is too slow for a large message: those of a telephone modem.
+pub const RELAY_RATE: u64 = 4096;
+
 /// Octets of commands that may be unanswered: a hundred recipients, and less than any system's buffers hold, so that
 /// neither side waits in a write for the other (RFC 2920 §3.1).
 pub const RELAY_PIPELINE: usize = 16 * 1024;

@@ -1,18 +1,19 @@
 //! One message to one next hop: as many transactions as the hop needs for its recipients, one outcome for each of them.
 //!
 //! Nothing is sent twice: a recipient is in a second transaction only if the hop did not accept it in the first. The
-//! number of transactions is bounded, and so each of them is by its stages.
+//! number of transactions is bounded, and so is the time of each.
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
-use std::time::Instant;
+use std::time::Duration;
 
 use super::Refusal;
 use super::envelope::{self, Command, Envelope};
 use super::message::{self, Stop};
+use super::offers::Offers;
 use super::session::Session;
 use super::stage::Stage;
-use super::wire::Said;
+use super::wire::{Said, Wire};
 use crate::limits;
 use crate::mail::address::ReversePath;
 use crate::mail::envelope::Recipient;
@@ -172,36 +173,17 @@ impl Session {
         let batch = progress.next_batch();
         let reset = self.unfinished.then(envelope::reset);
         let commands = reset.into_iter().chain(envelope::commands(transaction, &batch, size, &self.offers));
-        let envelope = self.say(&commands.collect::<Vec<_>>(), progress)?;
+        self.transactions += 1;
+        self.unfinished = true;
+        let (commands, offers) = (commands.collect::<Vec<_>>(), &self.offers);
+        let envelope = self.wire.within(limits::RELAY_ENVELOPE, |wire| say(wire, offers, &commands, progress))?;
         if envelope.accepted.is_empty() {
             return if envelope.go_ahead { self.send_nothing() } else { Ok(()) };
         }
-        message::send(&mut self.wire, &mut *reader, size, self.offers.chunking)?;
+        let (whole, chunking) =
+            (limits::RELAY_MESSAGE + Duration::from_secs(size / limits::RELAY_RATE), self.offers.chunking);
+        self.wire.within(whole, |wire| message::send(wire, &mut *reader, size, chunking))?;
         self.end(&envelope.accepted, progress)
-    }
-
-    /// Says the envelope.
-    fn say(&mut self, commands: &[Command], progress: &mut Progress) -> Result<Envelope, Refusal> {
-        let mut envelope = Envelope::default();
-        let begun = Instant::now();
-        self.transactions += 1;
-        self.unfinished = true;
-        let mut rest = commands;
-        while rest.first().is_some_and(|next| !envelope.is_over(next)) {
-            if begun.elapsed() > limits::RELAY_ENVELOPE {
-                return Err(self.wire.too_slow(rest[0].stage()));
-            }
-            let (window, later) = rest.split_at(envelope::window(rest, &self.offers));
-            let octets: String = window.iter().map(|command| command.line.as_str()).collect();
-            self.wire.send(window[0].stage(), octets.as_bytes())?;
-            for command in window {
-                let answer = self.wire.reply(command.stage())?;
-                envelope.hear(command, &answer, &self.wire, progress)?;
-            }
-            rest = later;
-        }
-        envelope.close(progress);
-        Ok(envelope)
     }
 
     /// RFC 2920 §3.1: a hop that wants a message nobody gets is sent an empty one.
@@ -224,6 +206,24 @@ impl Session {
         self.unfinished = !matches!(said?, Said::Yes(_));
         Ok(())
     }
+}
+
+/// Says the envelope.
+fn say(wire: &mut Wire, offers: &Offers, commands: &[Command], progress: &mut Progress) -> Result<Envelope, Refusal> {
+    let mut envelope = Envelope::default();
+    let mut rest = commands;
+    while rest.first().is_some_and(|next| !envelope.is_over(next)) {
+        let (window, later) = rest.split_at(envelope::window(rest, offers));
+        let octets: String = window.iter().map(|command| command.line.as_str()).collect();
+        wire.send(window[0].stage(), octets.as_bytes())?;
+        for command in window {
+            let answer = wire.reply(command.stage())?;
+            envelope.hear(command, &answer, wire, progress)?;
+        }
+        rest = later;
+    }
+    envelope.close(progress);
+    Ok(envelope)
 }
 
 fn unreadable(error: &io::Error) -> Outcome {

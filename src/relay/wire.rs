@@ -6,7 +6,7 @@
 //! gives it back upgraded, so that nothing that was read in clear outlives it; close_notify is said when it is dropped.
 
 use std::io::{self, Read, Write};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::libc;
 use rustls::pki_types::ServerName;
@@ -34,6 +34,8 @@ pub struct Wire {
     /// The host's name alone, for what is said of its certificate.
     name: String,
     patience: Patience,
+    /// When the steps under way are to be over, however patient each of them is.
+    whole: Option<Instant>,
     input: Box<[u8]>,
     start: usize,
     end: usize,
@@ -57,7 +59,7 @@ impl Wire {
         let socket =
             Socket::open(peer.address, patience.connect, wait).map_err(|error| no_connection(&host, peer, &error))?;
         let (name, input) = (peer.name.to_owned(), vec![0; INPUT].into_boxed_slice());
-        Ok(Wire { socket, tls: None, facts: None, host, name, patience, input, start: 0, end: 0 })
+        Ok(Wire { socket, tls: None, facts: None, host, name, patience, whole: None, input, start: 0, end: 0 })
     }
 
     /// The same connection after a TLS handshake. A hop that has said more in clear than it was asked for gets none: it
@@ -154,10 +156,13 @@ impl Wire {
         &self.host
     }
 
-    /// A hop that replies in time to each command, and not to all of them.
-    pub fn too_slow(&self, stage: Stage) -> Refusal {
-        let text = format!("{} took too long over the recipients of one message", self.host());
-        Refusal { stage, outcome: Outcome::Deferred(Cause::local(Enhanced(4, 4, 2), text)) }
+    /// Lets `steps` take as long as this together: a hop that is in time for each of them, and takes for ever over all,
+    /// keeps a thread from the mail of others.
+    pub fn within<T>(&mut self, whole: Duration, steps: impl FnOnce(&mut Wire) -> T) -> T {
+        self.whole = Some(Instant::now() + self.patience.whole(whole));
+        let result = steps(self);
+        self.whole = None;
+        result
     }
 
     /// A hop that does not keep to the protocol.
@@ -192,6 +197,9 @@ impl Wire {
     fn broken(&self, stage: Stage, error: &io::Error) -> Refusal {
         let (host, during) = (&self.host, stage.words());
         let text = match error.kind() {
+            io::ErrorKind::TimedOut if self.whole.is_some_and(|whole| whole <= Instant::now()) => {
+                format!("{host} took too long over one message: it stopped while {during}")
+            }
             io::ErrorKind::TimedOut => {
                 format!("{host} took longer than {:?} while {during}", stage.timeout(&self.patience))
             }
@@ -204,7 +212,8 @@ impl Wire {
     }
 
     fn deadline(&self, stage: Stage) -> Instant {
-        Instant::now() + stage.timeout(&self.patience)
+        let by = Instant::now() + stage.timeout(&self.patience);
+        self.whole.map_or(by, |whole| whole.min(by))
     }
 
     /// Reads what there is into the empty buffer. The end of the input is an error too.
@@ -278,7 +287,6 @@ mod tls_tests;
 mod tests {
     use super::*;
     use std::net::{SocketAddr, TcpListener, TcpStream};
-    use std::time::Duration;
 
     fn pair(reply: Duration) -> (Wire, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -312,6 +320,24 @@ mod tests {
         );
         drop(wire);
         trickle.join().unwrap();
+    }
+
+    #[test]
+    fn replies_in_time_do_not_extend_the_whole() {
+        let (mut wire, mut hop) = pair(Duration::from_millis(200));
+        let patient = std::thread::spawn(move || {
+            while hop.write_all(b"250 x\r\n").is_ok() {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        });
+        let whole = Duration::from_millis(350);
+        let refusal = wire.within(whole, |wire| (0..1000).find_map(|_| wire.reply(Stage::Rcpt).err())).unwrap();
+        let said = "451 4.4.2 mx.example [127.0.0.1] took too long over one message: it stopped while we waited for its \
+                    reply to RCPT";
+        assert_eq!(text(refusal), said);
+        wire.reply(Stage::Rcpt).expect("what comes after has its own time");
+        drop(wire);
+        patient.join().unwrap();
     }
 
     #[test]
