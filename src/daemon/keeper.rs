@@ -1,23 +1,24 @@
 //! The second process as the server has it: what it may be asked for, from the configuration, and what the log says of it.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::Builder;
 
 use super::{StartError, unavailable};
 use crate::config::Config;
-use crate::dns::RESOLV_CONF;
+use crate::dns::{HOSTS, RESOLV_CONF};
 use crate::io::account;
 use crate::io::keeper::{Allowed, Answers, Keeper};
 use crate::maillog;
 
-/// The files and commands that the configuration names, and the list of DNS servers: all that the second process reads
-/// or runs, ever.
+/// The files and commands that the configuration names, the list of DNS servers and that of hosts: all that the second
+/// process reads or runs, ever.
 pub fn allowed(config: &Config) -> Allowed {
     let (tls, hops) = (&config.tls, &config.relay.hops);
     let of_hops = hops.values().flat_map(|hop| [&hop.password_file, &hop.ca]);
     let named = [&tls.certificate, &tls.key].into_iter().chain(of_hops).flatten().cloned();
-    let files = named.chain([RESOLV_CONF.into()]).collect();
+    let files = named.chain([RESOLV_CONF, HOSTS].map(PathBuf::from)).collect();
     let commands = hops.values().flat_map(|hop| [&hop.password_command, &hop.token_command]);
     Allowed {
         run_as: config.run_as.clone(),
@@ -72,11 +73,14 @@ mod tests {
                     [relay.hops.\"a.example\"]\nca = \"ca\"\npassword_file = \"p\"\n\
                     [relay.hops.\"b.example\"]\npassword_command = [\"pass\", \"x\"]\ntoken_command = [\"token\"]\n";
         let allowed = allowed(&Config::parse(text, Path::new("/etc")).unwrap());
-        assert_eq!(allowed.files, ["/etc/c", "/k", "/etc/p", "/etc/ca", "/etc/resolv.conf"].map(Path::new));
+        assert_eq!(
+            allowed.files,
+            ["/etc/c", "/k", "/etc/p", "/etc/ca", "/etc/resolv.conf", "/etc/hosts"].map(Path::new)
+        );
         assert_eq!(allowed.folders, [Path::new("/live")]);
         assert_eq!(allowed.commands, [vec!["pass", "x"], vec!["token"]]);
         assert_eq!(allowed.run_as.as_deref(), Some("mail"));
         let empty = super::allowed(&Config::parse("", Path::new("/etc")).unwrap());
-        assert_eq!(empty, Allowed { files: vec![RESOLV_CONF.into()], ..Allowed::default() });
+        assert_eq!(empty, Allowed { files: [RESOLV_CONF, HOSTS].map(PathBuf::from).into(), ..Allowed::default() });
     }
 }

@@ -9,6 +9,7 @@
 //!   resolver.rs   what may be asked
 //!   upstream.rs   the servers in turn, and aliases
 //!   settings.rs   which servers: /etc/resolv.conf
+//!   hosts.rs      names that only this system knows: /etc/hosts
 //!   cache.rs      answers for as long as they hold
 //!   transport.rs  one try with one server, by UDP and TCP
 //!   answer.rs     what the octets of an answer mean: pure
@@ -21,6 +22,7 @@ mod cache;
 #[cfg(test)]
 mod fake;
 mod found;
+mod hosts;
 mod names;
 mod record;
 mod resolver;
@@ -29,6 +31,7 @@ mod transport;
 mod upstream;
 
 pub use found::NoAnswer;
+pub use hosts::HOSTS;
 pub use names::{ReverseNameThread, ReverseNames, reverse_names};
 pub use record::{Mx, Record, Tlsa};
 pub use resolver::{RESOLV_CONF, Resolver};

@@ -13,6 +13,7 @@ use domain::base::iana::Rtype;
 
 use super::answer::Question;
 use super::found::{Known, NoAnswer};
+use super::hosts;
 use super::record::{Mx, Record, Tlsa};
 use super::settings::{self, ReadFile, Settings, SettingsFile, Version};
 use super::upstream::Upstream;
@@ -76,6 +77,11 @@ impl Resolver {
             self.all(host, kind, |record| if let Record::Address(address) = record { Some(address) } else { None })
         };
         either_family(family(Rtype::AAAA), family(Rtype::A))
+    }
+
+    /// The addresses of a host that only this system may know, outside of DNS.
+    pub fn known_here(&self, host: &Domain) -> Vec<IpAddr> {
+        hosts::addresses(host, &self.file.read)
     }
 
     /// The names of an address (PTR), which are claims of its owner. Those that are no [`Domain`] are left out.

@@ -7,11 +7,12 @@
 //! [`Outcome`] it means for the mail.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::dns::{Mx, NoAnswer, Resolver};
+use crate::io::listener;
 use crate::limits;
 use crate::mail::address::{Domain, Host};
 use crate::mail::next_hop::NextHop;
@@ -74,7 +75,7 @@ impl Names for Resolver {
 
     fn configured(&self, host: &Domain) -> Result<Vec<IpAddr>, NoAnswer> {
         Resolver::addresses(self, host).or_else(|answer| {
-            let known: Vec<IpAddr> = dns_lookup::lookup_host(host.as_str()).map(Iterator::collect).unwrap_or_default();
+            let known = self.known_here(host);
             if known.is_empty() { Err(answer) } else { Ok(known) }
         })
     }
@@ -101,14 +102,9 @@ impl Own<'_> {
         let ip = address.ip().to_canonical();
         self.listen.iter().filter(|listen| listen.port() == address.port()).any(|listen| {
             let own = listen.ip().to_canonical();
-            own == ip || (own.is_unspecified() && is_of_this_host(ip))
+            own == ip || (own.is_unspecified() && listener::is_of_this_host(ip))
         })
     }
-}
-
-/// Only an address of this host can be bound to.
-fn is_of_this_host(address: IpAddr) -> bool {
-    UdpSocket::bind((address, 0)).is_ok()
 }
 
 /// The servers of `hop`, at least one and at most [`limits::SERVERS`].
