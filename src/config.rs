@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use crate::io::sandbox;
+use crate::io::{sandbox, table};
 use crate::limits;
 use crate::mail::address::{Address, Domain};
 pub use tables::{
@@ -143,9 +143,12 @@ impl std::error::Error for ConfigError {}
 
 impl ConfigError {
     fn unreadable(path: &Path, error: io::Error) -> ConfigError {
-        let mend = match sandbox::mend(path, &error) {
-            "" => "; name the configuration with --config, or make an empty file there: it is a safe one",
-            restart => restart,
+        let mend = match (sandbox::mend(path, &error), error.kind()) {
+            ("", io::ErrorKind::NotFound) => {
+                "; name the configuration with --config, or make an empty file there: it is a safe one"
+            }
+            ("", io::ErrorKind::PermissionDenied) => "; let this account read it, or do this as root",
+            (mend, _) => mend,
         };
         ConfigError::Unreadable(path.to_owned(), error, mend)
     }
@@ -154,9 +157,10 @@ impl ConfigError {
 impl Config {
     /// Reads the configuration in `path`.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
-        let text = fs::read_to_string(path).map_err(|error| ConfigError::unreadable(path, error))?;
+        let octets = fs::read(path).map_err(|error| ConfigError::unreadable(path, error))?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        Config::parse(&text, folder).map_err(|what| ConfigError::Wrong(path.to_owned(), what))
+        let text = table::text(octets).map_err(|(line, what)| format!("line {line}: {what}"));
+        text.and_then(|text| Config::parse(&text, folder)).map_err(|what| ConfigError::Wrong(path.to_owned(), what))
     }
 
     /// Reads a configuration whose relative paths are meant from `folder`.

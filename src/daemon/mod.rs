@@ -100,7 +100,13 @@ pub fn serve(config_path: &Path) -> Result<(), StartError> {
         account::become_account(account).map_err(|error| StartError::Unavailable(error.to_string()))?;
     }
     maillog::start(&config.log).map_err(|error| {
-        unavailable(format!("open the log {}", config.log), &error, "make its folder, or set log in the configuration")
+        let mend = match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                "set run_as to the account that its folder belongs to, or give it to this one"
+            }
+            _ => "make its folder, or set log in the configuration",
+        };
+        unavailable(format!("open the log {}", config.log), &error, mend)
     })?;
     threads::log_panics();
     let server = Server::start(loaded, config_path, ports, second)?;

@@ -61,12 +61,16 @@ pub fn read(path: &Path, most: u64) -> Result<Option<String>, LocatedError> {
     if octets.len() as u64 > most {
         return Err(LocatedError::of(path, format!("the file is larger than {most} octets")));
     }
+    text(octets).map(Some).map_err(|(line, what)| LocatedError::at(path, line, what))
+}
+
+/// The text of a file, without that mark; else the line, from 1, that is wrong, and how.
+pub fn text(mut octets: Vec<u8>) -> Result<String, (usize, &'static str)> {
     if octets.starts_with(MARK) {
         octets.drain(..MARK.len());
     }
-    String::from_utf8(octets).map(Some).map_err(|error| {
+    String::from_utf8(octets).map_err(|error| {
         let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-        let line = 1 + memchr::memchr_iter(b'\n', before).count();
-        LocatedError::at(path, line, "this is not UTF-8")
+        (1 + memchr::memchr_iter(b'\n', before).count(), "this is not UTF-8")
     })
 }

@@ -5,6 +5,7 @@
 //! [`limits::LOG_WAITS`] octets have gathered. A log that can't be written stops no mail: that goes to standard error, once,
 //! and what has gathered is written when it can be again; what comes beyond that is dropped.
 
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -26,13 +27,16 @@ struct Open {
     file: File,
     /// What is being written.
     lines: Vec<u8>,
+    /// Whether it could not be written at last.
     failing: bool,
+    /// Whether the path leads elsewhere, and that can't be opened.
+    astray: bool,
 }
 
 impl LogFile {
     /// Opens the log, or makes it.
     pub(super) fn open(path: &Path) -> io::Result<LogFile> {
-        let open = Open { file: append(path)?, lines: Vec::new(), failing: false };
+        let open = Open { file: append(path)?, lines: Vec::new(), failing: false, astray: false };
         Ok(LogFile { path: path.to_owned(), lines: Mutex::default(), open: Mutex::new(open) })
     }
 
@@ -62,13 +66,16 @@ impl LogFile {
         let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
         let known = open.file.metadata().map(identity).ok();
         if std::fs::metadata(&self.path).map(identity).ok() == known {
+            open.astray = false;
             return;
         }
         self.write_out(&mut open);
-        match append(&self.path) {
-            Ok(file) => open.file = file,
-            Err(error) => self.note(&mut open, Err(error)),
+        let opened = append(&self.path).map(|file| open.file = file);
+        if let (Err(error), false) = (&opened, open.astray) {
+            let mend = "let the server's account write it and its folder; lines go where the old file is meanwhile";
+            self.tell(format_args!("{error}; {mend}"));
         }
+        open.astray = opened.is_err();
     }
 
     fn write_out(&self, open: &mut Open) -> bool {
@@ -83,10 +90,14 @@ impl LogFile {
 
     fn note(&self, open: &mut Open, result: io::Result<()>) {
         if let (Err(error), false) = (&result, open.failing) {
-            // The log itself is what fails: standard error is all that is left, and it may be closed too.
-            let _ = writeln!(io::stderr(), "postrider: cannot write {}: {error}", self.path.display());
+            self.tell(format_args!("{error}"));
         }
         open.failing = result.is_err();
+    }
+
+    /// The log itself is what fails: standard error is all that is left, and it may be closed too.
+    fn tell(&self, what: fmt::Arguments<'_>) {
+        let _ = writeln!(io::stderr(), "postrider: cannot write {}: {what}", self.path.display());
     }
 }
 

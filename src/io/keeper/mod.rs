@@ -154,10 +154,11 @@ impl Secrets for Keeper {
 
 /// What is denied, and was not named at start.
 fn explained(path: &Path, denied: io::Error) -> io::Error {
-    match sandbox::mend(path, &denied) {
-        "" => denied,
-        mend => io::Error::new(denied.kind(), format!("{denied}{mend}")),
-    }
+    let mend = match sandbox::mend(path, &denied) {
+        "" => "; it was not named when the server was started: restart it, or let its account read this",
+        mend => mend,
+    };
+    io::Error::new(denied.kind(), format!("{denied}{mend}"))
 }
 
 fn gone() -> io::Error {
