@@ -41,7 +41,7 @@ impl Ports {
         let passed = PassedSockets::take();
         let mut passed =
             passed.map_err(|error| unavailable("take the sockets passed in", &error, "see systemd.socket(5)"))?;
-        let mut ports = Vec::new();
+        let (mut ports, mut to_bind) = (Vec::new(), Vec::new());
         for (purpose, addresses) in [
             (Purpose::Smtp(Smtp::Smtp), &listen.smtp),
             (Purpose::Smtp(Smtp::Submission), &listen.submission),
@@ -51,16 +51,17 @@ impl Ports {
         ] {
             let (sockets, unbound) = passed.of(purpose.name(), addresses);
             ports.extend(sockets.into_iter().map(|socket| (purpose, socket)));
-            for address in unbound {
-                ports.push((purpose, bind(address)?));
-            }
+            to_bind.extend(unbound.into_iter().map(|address| (purpose, address)));
         }
-        match passed.left_over() {
-            None => Ok(Ports(ports)),
-            Some(socket) => Err(StartError::Wrong(format!(
-                "nothing listens on {socket}, which was passed in; name it with FileDescriptorName=, or set [listen]"
-            ))),
+        // First, since it may be what keeps an address from being bound.
+        if let Some(socket) = passed.left_over() {
+            let mend = "name it with FileDescriptorName=, or give its address to a key of [listen]";
+            return Err(StartError::Wrong(format!("nothing listens on {socket}, which was passed in; {mend}")));
         }
+        for (purpose, address) in to_bind {
+            ports.push((purpose, bind(address)?));
+        }
+        Ok(Ports(ports))
     }
 }
 

@@ -2,7 +2,7 @@
 //! needed for ports below 1024.
 //!
 //! A socket is known by the name it was given (`FileDescriptorName=`), which is that of a protocol, else by its address,
-//! else by its port. One that belongs to nothing is an error at start: clients would connect to it, and wait for ever.
+//! else by its port, where the entry is for every address. One that belongs to nothing is an error at start: clients would connect to it, and wait for ever.
 
 use std::env;
 use std::io;
@@ -53,7 +53,8 @@ impl PassedSockets {
         let mut unbound = Vec::new();
         for address in addresses {
             let same = self.0.iter().position(|one| one.address == *address);
-            let same_port = || self.0.iter().position(|one| one.address.port() == address.port());
+            // An entry for one address must not become one for all of them.
+            let same_port = || self.0.iter().position(|one| covers(*address, one.address));
             match same.or_else(same_port) {
                 Some(at) => found.push(self.0.remove(at).listener),
                 None => unbound.push(*address),
@@ -66,6 +67,10 @@ impl PassedSockets {
     pub fn left_over(&self) -> Option<String> {
         self.0.first().map(|one| format!("{} ({:?})", one.address, one.name))
     }
+}
+
+fn covers(entry: SocketAddr, address: SocketAddr) -> bool {
+    entry.ip().is_unspecified() && entry.port() == address.port()
 }
 
 #[cfg(test)]
@@ -85,12 +90,12 @@ mod tests {
     fn a_name_goes_before_an_address_and_an_address_before_a_port() {
         let (named, by_address, by_port) = (passed("smtp"), passed("postrider.socket"), passed("x"));
         let (first, second, third) = (named.address, by_address.address, by_port.address);
-        let elsewhere: SocketAddr = ([192, 0, 2, 1], third.port()).into();
-        let unknown: SocketAddr = ([192, 0, 2, 1], 1).into();
+        let everywhere: SocketAddr = ([0, 0, 0, 0], third.port()).into();
+        let unknown: SocketAddr = ([192, 0, 2, 1], third.port()).into();
         let mut sockets = PassedSockets(vec![named, by_port, by_address]);
         let (found, unbound) = sockets.of("smtp", &[second]);
         assert_eq!((addresses(&found), unbound), (vec![first], vec![]));
-        let (found, unbound) = sockets.of("pop3", &[elsewhere, unknown, second]);
+        let (found, unbound) = sockets.of("pop3", &[unknown, everywhere, second]);
         assert_eq!((addresses(&found), unbound), (vec![third, second], vec![unknown]));
         assert_eq!(sockets.left_over(), None);
     }
