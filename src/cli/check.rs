@@ -51,6 +51,7 @@ fn look(config_path: &Path, config: &Config, offline: bool) -> Vec<Finding> {
     if !offline {
         // As root still, like the server itself; the rest is seen with the eyes of run_as.
         findings.extend(host::ports(config));
+        findings.extend(host::proxies(config));
         findings.extend(host::accounts(config));
         seen = secrets::see(config);
         if let Err(failure) = become_run_as(config) {

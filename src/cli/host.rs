@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use ipnet::IpNet;
 use nix::unistd::{AccessFlags, access};
 
 use super::finding::Finding;
-use crate::config::{Config, LogTarget};
+use crate::config::{Config, Listen, LogTarget};
 use crate::io::{account, durable, listener, sandbox};
 use crate::limits;
 use crate::spool::by_hand;
@@ -60,6 +61,24 @@ fn port(key: &str, address: &SocketAddr, running: bool) -> Finding {
         _ => format!("set listen.{key} to another address"),
     };
     Finding::error(format!("listen.{key}: cannot listen on {address}: {error}; {mend}"))
+}
+
+/// Addresses of this host that may relay, while strangers can connect: behind a proxy, or the bridge of a container, they
+/// all seem to come from there.
+pub fn proxies(config: &Config) -> Vec<Finding> {
+    let Some(port) = Listen::outside(&config.listen.smtp) else { return Vec::new() };
+    let is_own = |network: &&IpNet| {
+        let address = network.addr().to_canonical();
+        network.prefix_len() == network.max_prefix_len() && !address.is_loopback() && listener::is_of_this_host(address)
+    };
+    let finding = |network: &IpNet| {
+        Finding::warning(format!(
+            "relay.from has {}, an address of this host, and listen.smtp has {port}: strangers who come through a proxy or \
+             a container's bridge have that address, and could send anywhere; take it out, and let programs here use loopback",
+            network.addr()
+        ))
+    };
+    config.relay.from.iter().filter(is_own).map(finding).collect()
 }
 
 /// Whether the accounts that are named exist.
@@ -147,11 +166,6 @@ fn standing(path: &Path) -> &Path {
     found.unwrap_or(Path::new("."))
 }
 
-/// The folder that a file stands in.
-pub fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
 /// What is to be done where a file is there and the account may not read it.
 pub fn unreadable(path: &Path) -> Option<Finding> {
     let name = account::own_name();
@@ -186,7 +200,7 @@ fn one_filesystem(config: &Config) -> Option<Finding> {
 }
 
 fn log(path: &Path) -> Finding {
-    let folder = folder_of(path);
+    let folder = durable::folder_of(path);
     let name = account::own_name();
     if !folder.is_dir() {
         let mend = format!("as root: install -d -o {name} {}", folder.display());

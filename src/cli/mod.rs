@@ -219,8 +219,10 @@ fn options() -> Options {
     options
 }
 
+/// Where the configuration is. Paths in it are meant from its folder, wherever the second process is.
 fn config_path(matches: &Matches) -> PathBuf {
-    matches.opt_str("config").map_or_else(|| config::DEFAULT_PATH.into(), PathBuf::from)
+    let path = matches.opt_str("config").map_or_else(|| config::DEFAULT_PATH.into(), PathBuf::from);
+    std::path::absolute(&path).unwrap_or(path)
 }
 
 fn usage_of(verb: &str) -> &'static str {

@@ -6,7 +6,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::{Failure, become_run_as, code_of, exit, host, misused, password, print};
+use super::{Failure, become_run_as, code_of, exit, misused, password, print};
 use crate::config::Config;
 use crate::io::table::{self, LocatedError};
 use crate::io::{account, durable};
@@ -126,7 +126,7 @@ fn become_editor(config: &Config) -> Result<Option<u32>, Failure> {
     let Some(name) = config.run_as.as_ref().filter(|_| account::is_root()) else { return Ok(None) };
     let account = account::find(name).map_err(|error| Failure::new(exit::CONFIG, format!("run_as: {error}")))?;
     let is_theirs = |path: &Path| path.metadata().map(|metadata| metadata.uid() == account.uid.as_raw());
-    if is_theirs(host::folder_of(&config.users)).unwrap_or(false) && is_theirs(&config.users).unwrap_or(true) {
+    if is_theirs(durable::folder_of(&config.users)).unwrap_or(false) && is_theirs(&config.users).unwrap_or(true) {
         become_run_as(config)?;
         return Ok(None);
     }
@@ -143,7 +143,7 @@ fn failure(config: &Config, error: EditError) -> Failure {
     let mend = match &error {
         EditError::Unwritable(error) if durable::is_no_space(error) => "; make room there".to_owned(),
         EditError::Unwritable(_) => {
-            let folder = host::folder_of(&config.users).display();
+            let folder = durable::folder_of(&config.users).display();
             format!("; the folder {folder} must be there and yours to write: try as root")
         }
         _ => String::new(),

@@ -38,11 +38,11 @@ fn trees(config_path: &Path, site: &Site) -> Trees {
     let mut write = vec![config.spool.clone(), config.mailboxes.clone()];
     write.extend(elsewhere(&config.mailboxes));
     if let LogTarget::File(path) = &config.log {
-        write.push(folder_of(path));
+        write.push(durable::folder_of(path).to_owned());
     }
     let files = [config_path, &config.users, &config.aliases].into_iter().chain(site.aliases.list_files());
     let with_links = files.flat_map(|file| [Some(file.to_owned()), file.canonicalize().ok()]).flatten();
-    let mut read: Vec<PathBuf> = with_links.map(|file| folder_of(&file)).collect();
+    let mut read: Vec<PathBuf> = with_links.map(|file| durable::folder_of(&file).to_owned()).collect();
     read.extend(roots());
     read.extend(resolver_folder());
     read.sort();
@@ -76,11 +76,6 @@ fn roots() -> Vec<PathBuf> {
 fn resolver_folder() -> Option<PathBuf> {
     let file = Path::new(RESOLV_CONF).canonicalize().ok()?;
     file.parent().filter(|folder| *folder != Path::new("/etc")).map(Path::to_owned)
-}
-
-fn folder_of(file: &Path) -> PathBuf {
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
-    folder.unwrap_or(Path::new(".")).to_owned()
 }
 
 #[cfg(test)]

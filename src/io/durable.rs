@@ -88,6 +88,11 @@ pub fn create_dirs(path: &Path) -> io::Result<()> {
     sync_dir(above.unwrap_or(Path::new(".")))
 }
 
+/// The folder that a file stands in.
+pub fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Syncs a folder: the names in it are on the disk.
 pub fn sync_dir(path: &Path) -> io::Result<()> {
     File::open(path).and_then(|folder| folder.sync_all()).map_err(|error| located("sync", path, error))
@@ -167,7 +172,7 @@ pub fn replace(path: &Path, draft: &Path, content: &[u8]) -> io::Result<()> {
         remove(draft)?;
         return Err(located("replace", path, error));
     }
-    sync_dir(path.parent().unwrap_or(Path::new(".")))
+    sync_dir(folder_of(path))
 }
 
 /// Free octets and, where they are counted, free inodes for an unprivileged account on the filesystem of `path`.

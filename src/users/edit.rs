@@ -172,7 +172,7 @@ pub fn save(path: &Path, text: &str) -> io::Result<()> {
         durable::remove(&draft)?;
     }
     saved?;
-    durable::sync_dir(path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+    durable::sync_dir(durable::folder_of(path))
 }
 
 fn write(mut file: &File, text: &str, old: Option<&Metadata>) -> io::Result<()> {
