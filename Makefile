@@ -6,10 +6,12 @@
 # make check  format, lints, documentation
 # make fuzz   each fuzzer of tests/fuzz for FUZZ_TIME seconds, two at a time; FUZZ_TARGETS names those to run; needs a C++
 #             compiler for libFuzzer
-# make install  into $(DESTDIR)$(PREFIX), with the man pages, a sample and units for systemd; make uninstall takes it away again
+# make install  what make has built, into $(DESTDIR)$(PREFIX), with the man pages, samples and units for systemd; make
+#             uninstall takes it away again
 
 PREFIX ?= /usr/local
 CARGO ?= cargo
+PROGRAM = target/release/postrider
 FUZZ_TIME ?= 600
 FUZZ_TARGETS ?=
 
@@ -19,7 +21,7 @@ build:
 	$(CARGO) build --release --locked
 
 run: build
-	@sh tests/demo.sh target/release/postrider
+	@sh tests/demo.sh $(PROGRAM)
 
 test:
 	@sh tests/programs.sh
@@ -28,8 +30,8 @@ test:
 	if [ -s "$$list" ]; then sort -u "$$list"; else echo "no test was skipped"; fi; \
 	rm -f "$$list"; exit $$result
 
-SOAK = python3 -B tests/soak/soak.py --binary target/release/postrider
-SWEEP = python3 -B tests/soak/sweep.py --binary target/release/postrider
+SOAK = python3 -B tests/soak/soak.py --binary $(PROGRAM)
+SWEEP = python3 -B tests/soak/sweep.py --binary $(PROGRAM)
 
 soak: build
 	@sh tests/programs.sh
@@ -61,13 +63,15 @@ check:
 fuzz:
 	@CARGO="$(CARGO)" sh tests/fuzz/run.sh $(FUZZ_TIME) $(FUZZ_TARGETS)
 
-install: build
+install:
+	@test -x $(PROGRAM) || { echo "there is no $(PROGRAM) yet: run make first, as yourself"; exit 1; }
 	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/share/man/man5 $(DESTDIR)$(PREFIX)/share/man/man8
-	install target/release/postrider $(DESTDIR)$(PREFIX)/sbin/postrider
+	install $(PROGRAM) $(DESTDIR)$(PREFIX)/sbin/postrider
 	install -m 644 etc/*.5 $(DESTDIR)$(PREFIX)/share/man/man5
 	install -m 644 etc/*.8 $(DESTDIR)$(PREFIX)/share/man/man8
 	install -d $(DESTDIR)$(PREFIX)/share/examples/postrider
 	install -m 644 etc/postrider.toml $(DESTDIR)$(PREFIX)/share/examples/postrider/postrider.toml
+	install -m 644 etc/logrotate.conf $(DESTDIR)$(PREFIX)/share/examples/postrider/logrotate.conf
 	install -m 644 etc/fail2ban/filter.d/postrider.conf $(DESTDIR)$(PREFIX)/share/examples/postrider/fail2ban-filter.conf
 	install -m 644 etc/fail2ban/jail.d/postrider.conf $(DESTDIR)$(PREFIX)/share/examples/postrider/fail2ban-jail.conf
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
@@ -82,6 +86,7 @@ uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/postrider.service
 	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/postrider.socket
 	rm -f $(DESTDIR)$(PREFIX)/share/examples/postrider/postrider.toml
+	rm -f $(DESTDIR)$(PREFIX)/share/examples/postrider/logrotate.conf
 	rm -f $(DESTDIR)$(PREFIX)/share/examples/postrider/fail2ban-filter.conf
 	rm -f $(DESTDIR)$(PREFIX)/share/examples/postrider/fail2ban-jail.conf
 	-rmdir $(DESTDIR)$(PREFIX)/share/examples/postrider
