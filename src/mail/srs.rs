@@ -287,7 +287,8 @@ mod tests {
             let Some(sent) = srs.forward(&sender, &"here.example".parse().unwrap(), day) else { return Ok(()) };
             prop_assert_eq!(srs.back(&sent), Some(Reversed { address: sender.clone(), stamp: day % 1024 }));
             prop_assert_eq!(sent.to_string().parse::<Address>(), Ok(sent.clone()));
-            let folded = srs.back(&sent.folded()).map(|found| found.address);
+            // What has no room to be folded stays as it is, and the longer one may have none.
+            let folded = srs.back(&sent.folded()).map(|found| found.address.folded());
             prop_assert_eq!(folded, Some(sender.folded()));
             prop_assert_eq!(Srs::new("another").back(&sent), None);
             // And over two more hosts.
