@@ -14,7 +14,7 @@ use super::claim::read_state;
 use super::settlement::Settlement;
 use super::state::State;
 use super::whereabouts::Whereabouts;
-use super::{Spool, state_file};
+use super::{Spool, eml, state_file};
 use crate::io::clock::Now;
 use crate::io::durable;
 use crate::mail::queue_id::QueueId;
@@ -212,8 +212,11 @@ impl Spool {
     /// Moves the state of a message from `hold/` to `queue/` if the message was. Says whether it did.
     pub(super) fn bring_back_state(&self, id: QueueId) -> io::Result<bool> {
         let (queue, hold) = (&self.folders.queue, &self.folders.hold);
-        // Where both folders have one, a crash kept the older one in queue/ from being removed.
-        let to_move = durable::exists(&hold.join(state_file(id)))? && self.whereabouts(id)? == Whereabouts::Queue;
+        // Where both folders have one, a crash kept the older one in queue/ from being removed; but a state beside a
+        // message in hold/ is of that copy.
+        let to_move = durable::exists(&hold.join(state_file(id)))?
+            && self.whereabouts(id)? == Whereabouts::Queue
+            && !durable::exists(&hold.join(eml(id)))?;
         if to_move {
             self.move_state(id, hold, queue)?;
         }

@@ -20,8 +20,9 @@ impl Spool {
     /// Where the message of an entry is now.
     pub(super) fn whereabouts(&self, id: QueueId) -> io::Result<Whereabouts> {
         let (queue, hold) = (&self.folders.queue, &self.folders.hold);
-        // A person may move it between two looks.
-        for (folder, place) in [(hold, Whereabouts::Hold), (queue, Whereabouts::Queue), (hold, Whereabouts::Hold)] {
+        // A person may move it between two looks. With a copy in hold/ it is queued all the same: taken for held, it
+        // would be found in queue/ again, with nothing said of who has it.
+        for (folder, place) in [(queue, Whereabouts::Queue), (hold, Whereabouts::Hold), (queue, Whereabouts::Queue)] {
             if durable::exists(&folder.join(eml(id)))? {
                 return Ok(place);
             }
