@@ -22,6 +22,10 @@ pub(super) fn walk(site: &Site, recipient: &Address, reverse_path: &ReversePath)
         walk.seen.clear();
         walk.nowhere(recipient.clone(), reverse_path, Enhanced(5, 4, 6), why);
     }
+    if walk.route.ends.is_empty() {
+        // Else a message would have nobody to go to, and nobody would hear of it.
+        walk.nowhere(recipient.clone(), reverse_path, Enhanced(5, 1, 1), "nobody is on the list");
+    }
     walk.route
 }
 

@@ -168,7 +168,7 @@ fn refusal(route: &Route) -> Option<Reply> {
             _ => return None,
         }
     }
-    refusal.or_else(|| route.ends.is_empty().then(reply::no_such_mailbox))
+    refusal
 }
 
 #[cfg(test)]
@@ -209,6 +209,14 @@ mod tests {
         assert_eq!(said(today, "a secret of someone"), Err(reply::no_such_mailbox()));
         // No stranger's letters go to whom it stands for.
         assert_eq!(said_to("<x@b.example>", today, "a secret of this test"), Err(reply::for_reports_only()));
+        // The Kelvin sign is a small k too, as routes are looked up.
+        let with_k = (0..100).map(|number| format!("ann{number}@far.example").parse().unwrap());
+        let rewritten =
+            with_k.map(|sender| Srs::new("a secret of this test").forward(&sender, &domain, today).unwrap());
+        let kelvin = rewritten.map(|address| address.to_string()).find(|text| text[..13].contains('K')).unwrap();
+        let path = ForwardPath::Address(kelvin.replacen('K', "\u{212A}", 1).parse().unwrap());
+        let said = policy.recipient(&path, &"<x@b.example>".parse().unwrap(), None);
+        assert_eq!(said, Err(reply::for_reports_only()));
         let mut config = site.config.clone();
         config.relay.from = vec!["192.0.2.7/32".parse().unwrap()];
         let site = Site { config, users: Users::default(), aliases: Aliases::default() };
