@@ -103,18 +103,20 @@ impl Maildir {
         }
     }
 
-    /// Whether this message is in the mailbox already, whatever its reader has renamed it to and whichever of its targets
-    /// it came as: a mailbox is a target once.
+    /// Whether this message is in the mailbox already, and on the disk, whatever its reader has renamed it to and whichever
+    /// of its targets it came as: a mailbox is a target once.
     pub fn has(&self, name: Name<'_>) -> io::Result<bool> {
         let start = name.start();
         for folder in ["new", "cur"] {
-            let entries = match fs::read_dir(self.path.join(folder)) {
+            let folder = self.path.join(folder);
+            let entries = match fs::read_dir(&folder) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 other => other?,
             };
             for entry in entries {
                 if entry?.file_name().as_encoded_bytes().starts_with(start.as_bytes()) {
-                    return Ok(true);
+                    // Whoever put it there may have been killed before it did this.
+                    return durable::sync_dir(&folder).map(|()| true);
                 }
             }
         }

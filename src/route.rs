@@ -175,7 +175,8 @@ impl Site {
         if !srs::is_srs(address) || !self.is_local(address) {
             return None;
         }
-        self.srs()?.back(address)
+        // As routes do: who asks before would else be told something else.
+        self.srs()?.back(&address.folded())
     }
 
     /// The mailbox in which the whole way of a message ends, if it has one recipient and one end: then it can be laid out
@@ -256,6 +257,18 @@ mod tests {
             Place::Nowhere(cause) => format!("{} {}", end.address, cause.reply.enhanced().unwrap()),
         };
         route.ends.iter().map(show).collect()
+    }
+
+    #[test]
+    fn a_list_without_members_leads_nowhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let list = folder.path().join("list");
+        std::fs::write(&list, "# nobody yet\n").unwrap();
+        let site =
+            site(&["ann@example.org"], &format!("team: :include:{0}\nall: team\nboth: team, ann", list.display()));
+        assert_eq!(ends(&site, "team@example.org"), ["team@example.org 5.1.1"]);
+        assert_eq!(ends(&site, "all@example.org"), ["all@example.org 5.1.1"]);
+        assert_eq!(ends(&site, "both@example.org"), ["ann@example.org box"]);
     }
 
     #[test]

@@ -159,7 +159,7 @@ fn begun_anew(state: &State) -> Option<State> {
     for target in state.targets.iter_mut().filter(|target| target.status == Status::Failed) {
         (target.status, target.gave_up, target.told) = (Status::Pending, false, Told::Nothing);
     }
-    (state.is_pending() || state.targets.is_empty()).then_some(state)
+    state.is_pending().then_some(state)
 }
 
 /// Moves a message over no other, and syncs first where it came to be.

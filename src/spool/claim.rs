@@ -35,7 +35,7 @@ pub struct Claim<'s> {
     pub entry: Entry,
     /// What its state file says, if there is one.
     pub state: Option<State>,
-    /// Whether the entry was there when the server started.
+    /// Whether the entry was found in the queue, at start or moved there, so that a mailbox may have it already.
     pub found_at_start: bool,
     /// Whether someone asked for this attempt, whatever is known of the hosts it leads to.
     pub asked: bool,
@@ -136,6 +136,9 @@ impl Spool {
             }
         };
         let state_text = if is_as_written { None } else { read_state(&self.folders.state(id))? };
+        if state_text.as_deref().is_some_and(is_blank) {
+            return Err(durable::located("read", &self.folders.state(id), io::Error::other(BLANK)));
+        }
         let mut state = match state_text.as_deref().map(str::parse::<State>).transpose() {
             Ok(state) => state,
             Err(error) => {
@@ -306,6 +309,13 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 const MEND_ENTRY: &str = "if it is a message, move it to drop/, which takes any form and adds what is missing; if it was \
                           edited, take SIZE= out of its X-Sender first";
 
+/// Whoever empties a state writes it next: without one, everybody would get the message, also those who have it.
+fn is_blank(state: &str) -> bool {
+    state.trim().is_empty()
+}
+
+const BLANK: &str = "it is empty; remove it to send the message to everybody again";
+
 impl Claim<'_> {
     /// How long this host has seen the message wait.
     pub fn waited(&self) -> Duration {
@@ -395,7 +405,7 @@ impl Claim<'_> {
     /// that can't be read is no reason to forget an outcome; it is replaced.
     fn edited_state(&self) -> Option<State> {
         let text = read_state(&self.spool.folders.state(self.id)).ok()?;
-        if text == self.state_text { None } else { text?.parse().ok() }
+        if text == self.state_text { None } else { text.filter(|text| !is_blank(text))?.parse().ok() }
     }
 
     fn path(&self) -> PathBuf {

@@ -46,7 +46,7 @@ pub struct Slot {
     /// How long it had waited at `since`.
     waited: Duration,
     since: Duration,
-    /// Whether it was there when the server started: a copy of it may be in a mailbox already.
+    /// Whether it was found in the queue, at start or moved there: a copy of it may be in a mailbox already.
     pub found_at_start: bool,
     /// An outcome that is not on the disk yet; until it is, nothing is tried.
     pub unwritten: Option<Box<Settlement>>,

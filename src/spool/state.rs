@@ -179,9 +179,9 @@ impl State {
         State { targets, ..State::default() }
     }
 
-    /// Whether some target is still to be tried.
+    /// Whether some target is still to be tried, or none is known yet.
     pub fn is_pending(&self) -> bool {
-        self.targets.iter().any(|target| target.status == Status::Pending)
+        self.targets.is_empty() || self.targets.iter().any(|target| target.status == Status::Pending)
     }
 
     /// Whether some target failed, and nobody was told.
@@ -209,13 +209,19 @@ impl State {
     }
 
     /// Takes over what a person has changed in `edited` while an attempt was under way: what the attempt found stands
-    /// where the person left the target pending.
+    /// where the person left the target pending, or left it out. That may be all that an editor has written so far; to
+    /// give a target up is to say so.
     pub fn merged_into(&self, mut edited: State) -> State {
+        let is_same = |one: &Target, other: &Target| one.address == other.address && one.via == other.via;
         for theirs in edited.targets.iter_mut().filter(|theirs| theirs.status == Status::Pending) {
-            let same = |ours: &&Target| ours.address == theirs.address && ours.via == theirs.via;
-            if let Some(ours) = self.targets.iter().find(same) {
+            if let Some(ours) = self.targets.iter().find(|ours| is_same(ours, theirs)) {
                 *theirs = ours.clone();
             }
+        }
+        if edited.targets.len() < self.targets.len() {
+            let is_left_out = |ours: &&Target| !edited.targets.iter().any(|theirs| is_same(ours, theirs));
+            let left_out: Vec<Target> = self.targets.iter().filter(is_left_out).cloned().collect();
+            edited.targets.extend(left_out);
         }
         State { targets: edited.targets, ..self.clone() }
     }
@@ -425,6 +431,24 @@ mod tests {
             merged.targets.iter().map(|target| target.status).collect::<Vec<_>>(),
             [Status::Delivered, Status::Failed]
         );
+    }
+
+    #[test]
+    fn an_edit_that_leaves_targets_out_gives_none_of_them_up() {
+        let mut ours = State::of(vec![target("a@example.org"), target("b@example.org"), target("c@example.org")]);
+        ours.targets[1].status = Status::Delivered;
+        let whole = ours.to_string();
+        let addresses = |merged: &State| merged.targets.iter().map(|one| one.address.to_string()).collect::<Vec<_>>();
+        // As an editor writes it: a part of it may be seen.
+        for end in whole.match_indices('\n').map(|(at, _)| at + 1) {
+            let Ok(edited) = whole[..end].parse() else { continue };
+            let merged = ours.merged_into(edited);
+            assert_eq!(addresses(&merged), ["a@example.org", "b@example.org", "c@example.org"], "{}", &whole[..end]);
+            assert_eq!(merged.targets[1].status, Status::Delivered);
+        }
+        assert!(ours.merged_into("Next-Attempt: 2026-11-23T15:36:51+00:00".parse().unwrap()).is_pending());
+        let merged = ours.merged_into(whole.replace("a@example.org", "d@example.org").parse().unwrap());
+        assert_eq!(addresses(&merged), ["d@example.org", "b@example.org", "c@example.org"], "another place is an edit");
     }
 
     proptest! {

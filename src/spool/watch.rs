@@ -254,6 +254,10 @@ impl Spool {
                 return Ok(());
             }
             schedule.wait(id, now.saturating_add(wait), waited, now);
+            if let Some(slot) = schedule.slot_mut(id) {
+                // Held since before the start, it may have been delivered by a server that was killed.
+                slot.found_at_start = true;
+            }
         }
         maillog::released(id, wait);
         self.changed.notify_one();

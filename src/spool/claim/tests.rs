@@ -49,8 +49,8 @@ impl World {
         let writer = self.writer.take().unwrap();
         thread::scope(|scope| {
             scope.spawn(|| writer.run(&self.spool));
+            let _stop = StopWriter(&self.spool);
             work(self);
-            self.spool.stop_writer();
         });
     }
 
@@ -61,6 +61,15 @@ impl World {
 
     fn held(&self, ending: &str) -> PathBuf {
         self.spool.folders.hold.join(format!("{ID}.{ending}"))
+    }
+}
+
+/// Also where a test fails: it would wait for the writer.
+struct StopWriter<'w>(&'w Spool);
+
+impl Drop for StopWriter<'_> {
+    fn drop(&mut self) {
+        self.0.stop_writer();
     }
 }
 
@@ -289,4 +298,50 @@ fn what_was_set_aside_before_its_first_attempt_is_held() {
     assert!(matches!(claim.rename_into(&maildir, "mail.org.example"), Ok(Renamed::Gone)));
     drop(claim);
     assert!(!world.spool.schedule().knows(world.id) && !world.held("state").exists());
+}
+
+#[test]
+fn a_copy_in_hold_is_a_copy_and_no_move() {
+    let mut world = World::new(HALF);
+    world.written(|world| {
+        let claim = world.claim().unwrap().unwrap();
+        fs::copy(world.spool.folders.eml(world.id), world.held("eml")).unwrap();
+        fs::write(world.held("state"), "Attempts: 7\n").unwrap();
+        claim.settle(settlement(&HALF.replace("Attempts: 1", "Attempts: 2")));
+        let state = || fs::read_to_string(world.spool.folders.state(world.id)).unwrap();
+        assert!(state().starts_with("Attempts: 2") && world.spool.schedule().is_waiting(world.id), "{}", state());
+        // Moved away and back, it has its own state and not that of the copy.
+        world.spool.schedule().forget(world.id);
+        world.spool.came(world.id).unwrap();
+        assert!(state().starts_with("Attempts: 2"), "{}", state());
+        assert_eq!(fs::read_to_string(world.held("state")).unwrap(), "Attempts: 7\n");
+    });
+}
+
+#[test]
+fn a_state_that_is_being_written_is_waited_for() {
+    let mut world = World::new(HALF);
+    world.written(|world| {
+        let state = world.spool.folders.state(world.id);
+        let claim = world.claim().unwrap().unwrap();
+        // As a shell begins with `> ID.state`.
+        fs::write(&state, "").unwrap();
+        claim.settle(settlement(HALF));
+        assert!(fs::read_to_string(&state).unwrap().contains("Status: delivered"), "the outcome takes its place");
+        fs::write(&state, "\n").unwrap();
+        assert!(world.spool.try_open(world.id).is_err(), "or it would go to everybody again");
+        fs::write(&state, HALF).unwrap();
+        assert!(world.spool.try_open(world.id).unwrap().unwrap().state.is_some());
+    });
+}
+
+#[test]
+fn what_comes_back_may_be_in_a_mailbox_already() {
+    let world = World::new("");
+    assert!(world.claim().unwrap().unwrap().found_at_start);
+    world.spool.schedule().forget(world.id);
+    fs::rename(world.spool.folders.eml(world.id), world.held("eml")).unwrap();
+    fs::rename(world.held("eml"), world.spool.folders.eml(world.id)).unwrap();
+    world.spool.came(world.id).unwrap();
+    assert!(world.claim().unwrap().unwrap().found_at_start);
 }
