@@ -325,6 +325,10 @@ pub const TABLE_FILE: u64 = 16 * 1024 * 1024;
 /// Octets in the envelope of an entry or a dropped file: [`RECIPIENTS`] of the longest, ten times over.
 pub const ENVELOPE: usize = 16 * 1024 * 1024;
 
+/// Octets in a field of addresses that are looked at for one to be changed: a thousand of them. What a longer one is made
+/// of, commas alone for example, would take a hundred times its size in memory.
+pub const ADDRESS_FIELD: usize = 64 * 1024;
+
 /// Octets in the header of a dropped message, which is held in memory.
 pub const DROP_HEADER: usize = 1024 * 1024;
 
@@ -472,8 +476,8 @@ pub const RELAY_ENVELOPE: Duration = Duration::from_secs(900);
 /// [`RELAY_BLOCK_TIMEOUT`], which is days for one of 50 MiB.
 pub const RELAY_MESSAGE: Duration = Duration::from_secs(600);
 
-/// Octets a second below which a next hop is too slow for a large message: those of a telephone modem.
-pub const RELAY_RATE: u64 = 4096;
+/// Octets a second below which a next hop is too slow for a large message: those of an ISDN line.
+pub const RELAY_RATE: u64 = 8192;
 
 /// Octets of commands that may be unanswered: a hundred recipients, and less than any system's buffers hold, so that
 /// neither side waits in a write for the other (RFC 2920 §3.1).

@@ -2,8 +2,8 @@
 //! and the old From stays as Reply-To, so that answers still find who wrote.
 //!
 //! Display names, comments, groups, foreign addresses and all other octets stay as they are, folds too. Addresses that
-//! can't be read are not local, and stay: the smarthost will say what it thinks of them. Never fails, and makes no line
-//! longer than [`limits::TEXT_LINE`] that was not longer before.
+//! can't be read are not local, and stay: the smarthost will say what it thinks of them. So does a field that is longer than
+//! [`limits::ADDRESS_FIELD`]. Never fails, and makes no line longer than [`limits::TEXT_LINE`] that was not longer before.
 
 use super::address::{Address, Domain};
 use super::header::{self, Field, Header};
@@ -56,6 +56,9 @@ struct Rewriting<'a, F> {
 impl<F: Fn(&Address) -> bool> Rewriting<'_, F> {
     /// The new value without its line end, in pieces before each of which it may be folded. `None` if it stays as it is.
     fn value(&self, field: &Field<'_>) -> Option<Vec<Vec<u8>>> {
+        if field.octets.len() > limits::ADDRESS_FIELD {
+            return None;
+        }
         let mut out: Vec<Vec<u8>> = Vec::new();
         let (mut has_new, mut has_changed) = (false, false);
         for entry in entries(without_line_end(field.value).0) {
@@ -86,6 +89,9 @@ impl<F: Fn(&Address) -> bool> Rewriting<'_, F> {
 
 /// The field with their domain for names that have none, which mean nothing elsewhere. `None` if nothing changes.
 pub fn qualified(field: &Field<'_>, default_domain: &Domain) -> Option<Vec<u8>> {
+    if field.octets.len() > limits::ADDRESS_FIELD {
+        return None;
+    }
     let (value, line_end) = without_line_end(field.value);
     let pieces = qualified_value(field, default_domain);
     if pieces.concat() == value {
@@ -272,6 +278,17 @@ mod tests {
         let out = rewrite(format!("From: {value}\r\nReply-To: x\r\n\r\n").as_bytes())?;
         let out = String::from_utf8(out).unwrap();
         Some(out.strip_prefix("From: ").unwrap().strip_suffix("\r\nReply-To: x\r\n\r\n").unwrap().to_owned())
+    }
+
+    #[test]
+    fn a_field_too_long_to_be_taken_apart_stays() {
+        let default_domain = "example.org".parse().unwrap();
+        for (count, is_changed) in [(100, true), (limits::ADDRESS_FIELD, false)] {
+            let text = format!("From: ann{}\r\n\r\n", ",".repeat(count));
+            assert_eq!(rewrite(text.as_bytes()).is_some(), is_changed, "{count}");
+            let header = Header::split(text.as_bytes(), 0);
+            assert_eq!(qualified(&header.fields[0], &default_domain).is_some(), is_changed, "{count}");
+        }
     }
 
     #[test]
