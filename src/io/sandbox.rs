@@ -253,6 +253,22 @@ const NEVER: &[libc::c_long] = &[
     libc::SYS_modify_ldt,
 ];
 
+/// Calls in x32's own numbers, for a process that is not of that kind: where the kernel has them, they are a second name for
+/// each call of [`NEVER`], with this bit, and for some of them another number besides.
+#[cfg(target_arch = "x86_64")]
+fn of_x32() -> impl Iterator<Item = libc::c_long> {
+    const BIT: libc::c_long = 0x4000_0000;
+    // execve, ptrace, process_vm_readv, process_vm_writev, execveat: see arch/x86/entry/syscalls/syscall_64.tbl.
+    const OWN: [libc::c_long; 5] = [520, 521, 539, 540, 545];
+    let new_process = [libc::SYS_clone, libc::SYS_clone3];
+    NEVER.iter().copied().chain(OWN).chain(new_process).map(|call| call | BIT)
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn of_x32() -> impl Iterator<Item = libc::c_long> {
+    std::iter::empty()
+}
+
 /// Refuses [`NEVER`], and every new process that is no thread of this one.
 fn filter_calls() -> Result<(), seccompiler::Error> {
     let is_process = SeccompCondition::new(
@@ -261,7 +277,8 @@ fn filter_calls() -> Result<(), seccompiler::Error> {
         SeccompCmpOp::MaskedEq(libc::CLONE_THREAD.unsigned_abs().into()),
         0,
     )?;
-    let mut refused: BTreeMap<libc::c_long, Rules> = NEVER.iter().map(|call| (*call, Vec::new())).collect();
+    let mut refused: BTreeMap<libc::c_long, Rules> =
+        NEVER.iter().copied().chain(of_x32()).map(|call| (call, Vec::new())).collect();
     refused.insert(libc::SYS_clone, vec![SeccompRule::new(vec![is_process])?]);
     apply(refused, libc::EPERM)?;
     // What it is to do is not in a register. Without it the C library starts its threads by the older call.
