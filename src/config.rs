@@ -289,6 +289,20 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
+    #[test]
+    fn only_where_there_is_none_an_empty_file_is_advised() {
+        let said = |kind: io::ErrorKind| ConfigError::unreadable(Path::new("/x"), kind.into()).to_string();
+        assert!(said(io::ErrorKind::NotFound).contains("make an empty file"));
+        for kind in [io::ErrorKind::PermissionDenied, io::ErrorKind::IsADirectory, io::ErrorKind::Other] {
+            assert!(!said(kind).contains("empty"), "{}", said(kind));
+        }
+        assert!(said(io::ErrorKind::PermissionDenied).contains("let this account read it"));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), b"# one\n# f\xfcr zwei\n").unwrap();
+        let said = Config::load(file.path()).unwrap_err().to_string();
+        assert!(said.ends_with(": line 2: this is not UTF-8"), "{said}");
+    }
+
     fn parse(text: &str) -> Result<Config, String> {
         Config::parse(text, Path::new("/folder"))
     }

@@ -2,9 +2,10 @@
 
 mod support;
 
+use std::process::Command;
 use std::{fs, thread};
 
-use support::{Server, eventually};
+use support::{Server, eventually, have};
 
 fn change(server: &Server, from: &str, to: &str) {
     let config = fs::read_to_string(server.path("postrider.toml")).unwrap();
@@ -86,6 +87,36 @@ fn the_log_survives_rotation_by_rename_and_by_truncation() {
     let log = fs::read(server.path("mail.log")).unwrap();
     assert!(!log.contains(&0), "a truncated file has no hole");
     assert_eq!(String::from_utf8(log).unwrap().matches(" accepted ").count(), 1);
+}
+
+#[test]
+fn logrotate_with_the_shipped_file_loses_no_line() {
+    if !have("logrotate", "logrotate_with_the_shipped_file_loses_no_line") {
+        return;
+    }
+    let server = Server::start("");
+    let log = server.path("mail.log");
+    let shipped = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/etc/logrotate.conf")).unwrap();
+    assert!(shipped.contains("/var/log/postrider/mail.log {") && shipped.contains("su postrider postrider\n"));
+    let here = shipped.replace("/var/log/postrider/mail.log", &log.display().to_string());
+    fs::write(server.path("rotation"), here.replace("su postrider postrider\n", "")).unwrap();
+    let (mut client, mut ids) = (server.smtp(), Vec::new());
+    client.expect("220");
+    client.ask("EHLO client.example", "250");
+    for _ in 0..3 {
+        ids.extend((0..5).map(|_| client.submit("<s@far.example>", &["<ann@example.org>"], "Subject: x\r\n\r\n")));
+        let mut rotate = Command::new("logrotate");
+        rotate.arg("--force").arg("--state").arg(server.path("rotated")).arg(server.path("rotation"));
+        let ended = rotate.output().unwrap();
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+        eventually("there is a log again", || log.exists());
+    }
+    let of_turn = |ending: &str| fs::read(server.path(&format!("mail.log{ending}"))).unwrap();
+    let mut gzip = Command::new("gzip");
+    let unpacked = gzip.args(["-dc", "mail.log.2.gz", "mail.log.3.gz"]).current_dir(server.folder.path());
+    let all = [unpacked.output().unwrap().stdout, of_turn(".1"), of_turn("")].concat();
+    let all = String::from_utf8(all).unwrap();
+    ids.iter().for_each(|id| assert_eq!(all.matches(&format!("{id} accepted ")).count(), 1, "{id}"));
 }
 
 /// Sends to the address of the first log, which is gone.

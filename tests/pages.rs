@@ -460,7 +460,7 @@ fn what_is_referred_to_exists() {
         }
     }
     let makefile = read("Makefile");
-    let examples = ["postrider.toml", "fail2ban-filter.conf", "fail2ban-jail.conf"]
+    let examples = ["postrider.toml", "logrotate.conf", "fail2ban-filter.conf", "fail2ban-jail.conf"]
         .map(|name| format!("share/examples/postrider/{name}"));
     for example in &examples {
         let installed = makefile.matches(&format!("$(DESTDIR)$(PREFIX)/{example}\n")).count();

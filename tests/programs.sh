@@ -4,7 +4,7 @@
 set -u
 wanted="swaks:swaks msmtp:msmtp mpop:mpop fetchmail:fetchmail dovecot:dovecot-imapd doveadm:dovecot-core curl:curl \
 python3:python3 strace:strace cc:gcc mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs postfix:postfix mandoc:mandoc nsd:nsd \
-ip:iproute2 openssl:openssl gsasl:gsasl testssl:testssl.sh"
+ip:iproute2 openssl:openssl gsasl:gsasl testssl:testssl.sh logrotate:logrotate"
 packages=
 for pair in $wanted; do
     program=${pair%%:*}

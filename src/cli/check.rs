@@ -15,6 +15,7 @@ use super::finding::{Finding, Level};
 use super::{Failure, become_run_as, exit, hops, host, onward, print, secrets};
 use crate::aliases::Aliases;
 use crate::config::{Config, Listen};
+use crate::io::listener;
 use crate::io::table::{self, LocatedError};
 use crate::limits;
 use crate::mail::address::{Address, Domain, ReversePath};
@@ -51,7 +52,7 @@ fn look(config_path: &Path, config: &Config, offline: bool) -> Vec<Finding> {
     if !offline {
         // As root still, like the server itself; the rest is seen with the eyes of run_as.
         findings.extend(host::ports(config));
-        findings.extend(host::proxies(config));
+        findings.extend(host::proxies(config, listener::is_of_this_host));
         findings.extend(host::accounts(config));
         seen = secrets::see(config);
         if let Err(failure) = become_run_as(config) {

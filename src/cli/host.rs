@@ -1,7 +1,7 @@
 //! What `check` finds on this host: ports, accounts, folders and room. It makes nothing; a port is bound and let go.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -65,11 +65,11 @@ fn port(key: &str, address: &SocketAddr, running: bool) -> Finding {
 
 /// Addresses of this host that may relay, while strangers can connect: behind a proxy, or the bridge of a container, they
 /// all seem to come from there.
-pub fn proxies(config: &Config) -> Vec<Finding> {
+pub fn proxies(config: &Config, is_of_this_host: impl Fn(IpAddr) -> bool) -> Vec<Finding> {
     let Some(port) = Listen::outside(&config.listen.smtp) else { return Vec::new() };
     let is_own = |network: &&IpNet| {
         let address = network.addr().to_canonical();
-        network.prefix_len() == network.max_prefix_len() && !address.is_loopback() && listener::is_of_this_host(address)
+        network.prefix_len() == network.max_prefix_len() && !address.is_loopback() && is_of_this_host(address)
     };
     let finding = |network: &IpNet| {
         Finding::warning(format!(
@@ -266,6 +266,22 @@ mod tests {
             (11 << 20, Some(3), Level::Warning),
         ] {
             assert_eq!(room(&config, octets, inodes).level, level, "{octets} {inodes:?}");
+        }
+    }
+
+    #[test]
+    fn own_addresses_that_may_relay_are_told_where_strangers_can_come_by_them() {
+        for (from, smtp, is_told) in [
+            ("192.0.2.1", "0.0.0.0:25", true),
+            ("192.0.2.2", "0.0.0.0:25", false),
+            ("192.0.2.1", "127.0.0.1:25", false),
+            ("192.0.2.0/24", "0.0.0.0:25", false),
+            ("127.0.0.1", "0.0.0.0:25", false),
+        ] {
+            let text = format!("[relay]\nfrom = [\"{from}\"]\n[listen]\nsmtp = [\"{smtp}\"]");
+            let config = Config::parse(&text, Path::new("")).unwrap();
+            let is_own = |address: IpAddr| address.is_loopback() || address.to_string() == "192.0.2.1";
+            assert_eq!(proxies(&config, is_own).len(), usize::from(is_told), "{from} {smtp}");
         }
     }
 

@@ -142,6 +142,27 @@ mod tests {
     }
 
     #[test]
+    fn what_can_not_be_opened_anew_is_told_once_and_no_line_is_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let (here, away) = (folder.path().join("here"), folder.path().join("away"));
+        std::fs::create_dir(&here).unwrap();
+        let log = LogFile::open(&here.join("log")).unwrap();
+        std::fs::rename(&here, &away).unwrap();
+        for line in ["one\n", "two\n"] {
+            log.reopen_if_moved();
+            assert!(lock(&log.open).astray, "told, and for as long as this lasts");
+            log.write(line.as_bytes());
+            assert!(log.flush());
+        }
+        assert_eq!(std::fs::read(away.join("log")).unwrap(), b"one\ntwo\n");
+        std::fs::create_dir(&here).unwrap();
+        log.reopen_if_moved();
+        assert!(here.join("log").exists());
+        log.reopen_if_moved();
+        assert!(!lock(&log.open).astray);
+    }
+
+    #[test]
     fn a_disk_that_stands_still_keeps_nobody_waiting_and_loses_no_line() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");

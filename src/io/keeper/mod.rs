@@ -220,3 +220,15 @@ impl Answers {
         self.child.wait().map_or_else(|error| error.to_string(), |status| status.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_named_at_start_asks_for_a_restart() {
+        let denied = io::Error::from(io::ErrorKind::PermissionDenied);
+        let said = explained(Path::new("/etc/postrider/key.pem"), denied);
+        assert!(said.kind() == io::ErrorKind::PermissionDenied && said.to_string().contains("restart it"), "{said}");
+    }
+}
