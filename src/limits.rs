@@ -104,6 +104,10 @@ pub const WRITE_WAITS: Duration = Duration::from_secs(600);
 /// How long a POP3 client may be silent: RFC 1939 §3 asks for 10 minutes at least.
 pub const POP3_TIMEOUT: Duration = Duration::from_secs(600);
 
+/// How long a POP3 client may take to log in, TLS and wrong passwords included: programs do so at once, and the delays of
+/// [`POP3_LOGINS`] wrong passwords take half of it. Who said CAPA each ten minutes would have its place for ever.
+pub const POP3_LOGIN_TIME: Duration = Duration::from_secs(120);
+
 /// Wrong passwords after which a POP3 connection is closed.
 pub const POP3_LOGINS: u32 = 5;
 

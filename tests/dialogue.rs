@@ -105,7 +105,7 @@ fn a_dialogue_that_is_not_spoken_as_written_fails() {
 }
 
 /// What no dialogue shows, and why.
-const NOT_SHOWN: [(&str, &str); 11] = [
+const NOT_SHOWN: [(&str, &str); 12] = [
     ("internal_error", "session and connection would have to disagree about the chunks of a message"),
     ("address_expired", "the address would have to hold a day of three weeks ago; src/smtpd/policy.rs tests it"),
     ("for_reports_only", "the address would have to hold the stamp of today; src/smtpd/policy.rs tests it"),
@@ -113,6 +113,7 @@ const NOT_SHOWN: [(&str, &str); 11] = [
     ("logins_busy", "as BUSY"),
     ("login_too_dear", "the machine would have to be small; tests/memory_limit.rs shows it"),
     ("TOO_DEAR", "as login_too_dear"),
+    ("LOGIN_TOO_LATE", "it takes two minutes; src/pop3/connection.rs tests it"),
     ("TLS_ALREADY", "tests/tls_servers.rs shows it"),
     ("shut_out", "as SHUT_OUT"),
     ("SHUT_OUT", "this host itself, from where dialogues are spoken, never is; tests/guessing.rs shows it"),
@@ -120,7 +121,7 @@ const NOT_SHOWN: [(&str, &str); 11] = [
 ];
 
 /// Replies whose text is made for the occasion: the function, and the beginning of what it says.
-const FORMED: [(&str, &str); 18] = [
+const FORMED: [(&str, &str); 19] = [
     ("src/mail/reply.rs greeting", "220 mail.example.org ESMTP Postrider"),
     ("src/mail/reply.rs helo", "250 mail.example.org"),
     ("src/mail/reply.rs ehlo", "250-mail.example.org"),
@@ -139,6 +140,7 @@ const FORMED: [(&str, &str); 18] = [
     ("src/pop3/reply.rs sizes", "+OK 3 messages (63 octets)"),
     ("src/pop3/reply.rs message", "+OK 23 octets"),
     ("src/pop3/connection.rs TOO_MANY", "-ERR [SYS/TEMP] too many connections; try again later"),
+    ("src/pop3/connection.rs TOO_MANY_FROM_CLIENT", "-ERR [SYS/TEMP] too many connections from your address"),
 ];
 
 #[test]

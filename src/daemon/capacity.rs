@@ -38,8 +38,10 @@ impl Machine {
     pub fn room(&self, settings: &Limits) -> (Arc<Connections>, Arc<Connections>) {
         let smtp = settings.connections.unwrap_or_else(|| self.connections() * 4 / 5);
         let pop3 = settings.pop3_connections.unwrap_or(smtp / 4).max(1);
-        let per_client = settings.connections_per_client.unwrap_or(smtp - smtp / 10);
-        (Connections::new(smtp, per_client), Connections::new(pop3, pop3))
+        // No client can keep all others out.
+        let all_but_a_tenth = |most: usize| most - most / 10;
+        let per_client = settings.connections_per_client.unwrap_or(all_but_a_tenth(smtp));
+        (Connections::new(smtp, per_client), Connections::new(pop3, all_but_a_tenth(pop3)))
     }
 
     /// KiB of memory that all checks of passwords may take together.

@@ -396,5 +396,9 @@ fn smtp_refusal(full: Full) -> (Vec<u8>, &'static str) {
 }
 
 fn pop3_refusal(full: Full) -> (Vec<u8>, &'static str) {
-    (pop3::connection::TOO_MANY.to_vec(), smtp_refusal(full).1)
+    let words = match full {
+        Full::All => pop3::connection::TOO_MANY,
+        Full::Client => pop3::connection::TOO_MANY_FROM_CLIENT,
+    };
+    (words.to_vec(), smtp_refusal(full).1)
 }

@@ -1,15 +1,17 @@
 //! One POP3 connection: reads commands, asks the session, reads the mailbox, and writes answers.
 //!
 //! Promises: one answer a command, in order; messages are removed only at QUIT, and a connection that ends otherwise
-//! removes none; every wait is bounded, reads by silence and by the whole command, writes by the pace at which the client
-//! reads; memory is flat, whatever a message or a list holds. Answers are written out once the client has to be waited
-//! for, so that pipelined commands share packets. At shutdown a client that waits is told, and loses nothing. TLS takes a
-//! connection by value: of what was said in clear nothing is left (RFC 2595 §4).
+//! removes none; every wait is bounded, reads by silence and by the whole command, those before the login all
+//! together, writes by the pace at which the client reads; memory is flat, whatever a message or a list holds. Answers are
+//! written out once the client has to be waited for, so that pipelined commands share packets. At shutdown a client that
+//! waits is told, and loses nothing. TLS takes a connection by value: of what was said in clear nothing is left
+//! (RFC 2595 §4).
 
 mod login;
 
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use super::command::{Command, Refusal};
 use super::listing::Listing;
@@ -30,6 +32,8 @@ use crate::tls;
 
 /// What a client beyond the cap is told instead of a greeting.
 pub const TOO_MANY: &[u8] = b"-ERR [SYS/TEMP] too many connections; try again later\r\n";
+/// As [`TOO_MANY`], where others still have places.
+pub const TOO_MANY_FROM_CLIENT: &[u8] = b"-ERR [SYS/TEMP] too many connections from your address\r\n";
 
 /// What a client came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +57,7 @@ impl Port {
 /// The body of a connection's thread.
 pub fn serve(place: Place, server: &Server, port: Port) {
     let Ok(stream) = Stream::new(place, limits::POP3_TIMEOUT, server.pace) else { return };
-    let mut connection = Connection::new(stream, server, port);
+    let mut connection = Connection::new(stream, server, port, Instant::now() + server.login_time);
     if port == Port::Pop3s {
         let Some(upgraded) = connection.upgrade() else { return };
         connection = upgraded;
@@ -78,6 +82,7 @@ struct Connection<'a> {
     reader: LineReader<Wire>,
     session: Session,
     client: IpAddr,
+    log_in_by: Instant,
 }
 
 /// Why a connection ends.
@@ -107,19 +112,20 @@ impl From<io::Error> for End {
 }
 
 impl<'a> Connection<'a> {
-    fn new(stream: Stream, server: &'a Server, port: Port) -> Connection<'a> {
+    fn new(stream: Stream, server: &'a Server, port: Port, log_in_by: Instant) -> Connection<'a> {
         let client = stream.peer().ip().to_canonical();
         let session = Session::new(terms(&stream, server));
-        Connection { server, port, reader: LineReader::new(Wire { stream, out: Vec::new() }), session, client }
+        let reader = LineReader::new(Wire { stream, out: Vec::new() });
+        Connection { server, port, reader, session, client, log_in_by }
     }
 
     /// The same client under TLS, of whom nothing is known. `None` if it and we do not agree.
     fn upgrade(self) -> Option<Connection<'a>> {
-        let Connection { server, port, client, .. } = self;
+        let Connection { server, port, client, log_in_by, .. } = self;
         let mut stream = self.reader.into_inner().stream;
-        stream.set_deadline(limits::POP3_TIMEOUT);
+        stream.set_deadline(time_until(log_in_by));
         match stream.upgrade(&server.certificates.server_config()) {
-            Ok(stream) => Some(Connection::new(stream, server, port)),
+            Ok(stream) => Some(Connection::new(stream, server, port, log_in_by)),
             Err(error) => {
                 maillog::tls_failed(port.name(), client, tls::handshake_words(&error));
                 None
@@ -158,12 +164,17 @@ impl<'a> Connection<'a> {
 
     /// What `read` makes of the next line; it gets none if there are more than `most` octets in it.
     fn line<T>(&mut self, most: usize, read: impl FnOnce(Option<&[u8]>) -> T) -> Result<T, End> {
-        self.reader.get_mut().stream.set_deadline(limits::POP3_TIMEOUT);
+        let is_logged_in = self.session.login().is_some();
+        let whole = if is_logged_in { limits::POP3_TIMEOUT } else { time_until(self.log_in_by) };
+        self.reader.get_mut().stream.set_deadline(whole);
         let (answer, why) = match self.reader.line(most) {
             Ok(Line::Text(text)) => return Ok(read(Some(text))),
             Ok(Line::TooLong) => return Ok(read(None)),
             Ok(Line::BareLf) => (reply::BARE_LINE_FEED, "a line that a bare LF ends"),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => (reply::ENDLESS, "a line without an end"),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut && !is_logged_in => {
+                (reply::LOGIN_TOO_LATE, "no login in time")
+            }
             Err(error) => return Err(error.into()),
             Ok(Line::End) => {
                 if !self.reader.get_mut().stream.closing() {
@@ -322,6 +333,10 @@ fn terms(stream: &Stream, server: &Server) -> Terms {
     Terms { cleartext, under_tls, mechanisms, errors: site.config.limits.errors }
 }
 
+fn time_until(instant: Instant) -> Duration {
+    instant.saturating_duration_since(Instant::now())
+}
+
 /// The numbers and indexes of the messages that are not marked as deleted.
 fn left(listing: &Listing) -> impl Iterator<Item = (usize, usize)> {
     listing.left_indexes().map(|index| (index + 1, index))
@@ -395,6 +410,7 @@ impl Wire {
 mod tests {
     use std::fs;
     use std::io::Write;
+    use std::net::Shutdown;
     use std::thread;
     use std::time::Duration;
 
@@ -418,5 +434,47 @@ mod tests {
             assert!(tests::log_in(&server, "ann", "correct horse").unwrap().is_ok(), "it is free again");
             assert!(reading.join().unwrap() < 1 << 20);
         });
+    }
+
+    /// What a client hears that says `first`, and then CAPA again and again for three seconds, or until it is not heard any
+    /// more, and whether that was so.
+    fn heard(server: &Server, port: Port, first: &[u8]) -> (String, bool) {
+        let (mut client, place) = narrow();
+        client.write_all(first).unwrap();
+        let mut hearing = client.try_clone().unwrap();
+        thread::scope(|scope| {
+            let hearing = scope.spawn(move || {
+                let mut said = Vec::new();
+                let _ = hearing.read_to_end(&mut said);
+                String::from_utf8(said).unwrap()
+            });
+            let speaking = scope.spawn(move || {
+                let is_over = (0..300).any(|_| {
+                    thread::sleep(Duration::from_millis(10));
+                    client.write_all(b"CAPA\r\n").is_err()
+                });
+                let _ = client.shutdown(Shutdown::Write);
+                is_over
+            });
+            serve(place, server, port);
+            let is_over = speaking.join().unwrap();
+            (hearing.join().unwrap(), is_over)
+        })
+    }
+
+    #[test]
+    fn who_never_logs_in_does_not_keep_the_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut server = tests::server(folder.path());
+        server.login_time = Duration::from_millis(500);
+        for first in ["", "USER ann\r\nPASS wrong\r\n", "AUTH PLAIN\r\n"] {
+            let (said, is_over) = heard(&server, Port::Pop3, first.as_bytes());
+            assert!(is_over && said.ends_with("-ERR the login took too long; closing\r\n"), "{first}: {said}");
+        }
+        let (said, is_over) = heard(&server, Port::Pop3, b"USER ann\r\nPASS correct horse\r\n");
+        assert!(!is_over && !said.contains("-ERR"), "{said}");
+        // A handshake that goes on and on, after which nothing can be told.
+        let (_, is_over) = heard(&server, Port::Pop3s, &[22, 3, 1, 64, 0]);
+        assert!(is_over);
     }
 }

@@ -6,10 +6,12 @@
 use std::collections::HashSet;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use super::mailbox::Mailbox;
 use crate::auth::Gate;
 use crate::io::stream::Pace;
+use crate::limits;
 use crate::mail::address::Address;
 use crate::maildir::Maildir;
 use crate::route::CurrentSite;
@@ -25,6 +27,8 @@ pub struct Server {
     pub gate: Arc<Gate>,
     /// What this host shows of itself.
     pub certificates: Arc<Certificates>,
+    /// How long a client may take to log in.
+    pub login_time: Duration,
     open: Arc<Open>,
 }
 
@@ -56,7 +60,7 @@ pub enum Denied {
 impl Server {
     /// A server without sessions.
     pub fn new(site: Arc<CurrentSite>, gate: Arc<Gate>, certificates: Arc<Certificates>, pace: Pace) -> Server {
-        Server { site, gate, certificates, pace, open: Arc::default() }
+        Server { site, gate, certificates, pace, login_time: limits::POP3_LOGIN_TIME, open: Arc::default() }
     }
 
     /// Opens the mailbox of someone whom the gate has let in.

@@ -98,6 +98,8 @@ answers! {
     TOO_DEAR = "-ERR [SYS/PERM] this server has too little memory to check that password; ask the postmaster for another";
     /// To a login when the mailbox can't be read.
     CANNOT_OPEN = "-ERR [SYS/TEMP] the mailbox cannot be read right now";
+    /// To who has not logged in after all that time; the connection closes.
+    LOGIN_TOO_LATE = "-ERR the login took too long; closing";
     /// To the number of a message that is not there, or marked as deleted.
     NO_SUCH_MESSAGE = "-ERR no such message";
     /// To RETR or TOP of a message that another reader has removed meanwhile.
