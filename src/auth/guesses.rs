@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use lru::LruCache;
 
+use crate::io::stream::network;
 use crate::limits;
 use crate::mail::address::Address;
 
@@ -146,14 +147,6 @@ impl Record {
     fn name_delay(&mut self, now: Duration) -> Duration {
         self.forget(now);
         if self.failures >= limits::LOGIN_NAME_FREE { limits::LOGIN_NAME_DELAY } else { Duration::ZERO }
-    }
-}
-
-/// The address, or the /64 that one host has for itself.
-fn network(client: IpAddr) -> IpAddr {
-    match client.to_canonical() {
-        IpAddr::V6(address) => IpAddr::V6((address.to_bits() & !u128::from(u64::MAX)).into()),
-        v4 => v4,
     }
 }
 

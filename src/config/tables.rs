@@ -280,7 +280,7 @@ pub struct Limits {
     pub command_timeout: Duration,
     /// SMTP connections; unset, what memory, processes and descriptors allow.
     pub connections: Option<usize>,
-    /// SMTP connections from one address; unset, all but a tenth.
+    /// SMTP connections from one address, of IPv6 one /64; unset, all but a tenth.
     pub connections_per_client: Option<usize>,
     /// POP3 connections; unset, a quarter of the SMTP ones.
     pub pop3_connections: Option<usize>,
