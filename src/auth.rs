@@ -89,11 +89,14 @@ impl From<NoTurn> for Denied {
     }
 }
 
+/// Who it is, or why nobody, in words for the log alone.
+type Verdict = Result<Address, &'static str>;
+
 /// Someone who logs in by SCRAM and has not proved anything yet. Dropped, it was no guess.
 #[derive(Debug)]
 pub struct Prospect {
     client: IpAddr,
-    address: Result<Address, &'static str>,
+    address: Verdict,
     /// The name that guesses are counted under.
     counted: Option<Address>,
     keys: Keys,
@@ -148,7 +151,7 @@ impl Gate {
             }
             let verdict = judge(&site, address.as_ref(), &asked, credentials);
             let print = self.prints.hash_one((&address, &credentials.password.0));
-            self.remember(client, address.as_ref(), Some(print), verdict.is_ok());
+            self.remember(client, address.as_ref(), Some(print), &verdict);
             verdict
         };
         self.answer(verdict)
@@ -180,7 +183,7 @@ impl Gate {
             return Err(Denied::ShutOut);
         }
         let verdict = address.and_then(|address| if proved { Ok(address) } else { Err("wrong password") });
-        self.remember(client, counted.as_ref(), None, verdict.is_ok());
+        self.remember(client, counted.as_ref(), None, &verdict);
         self.answer(verdict)
     }
 
@@ -193,9 +196,9 @@ impl Gate {
     }
 
     /// Remembers how a login went, before the next of the same client has its turn.
-    fn remember(&self, client: IpAddr, name: Option<&Address>, print: Option<u64>, is_right: bool) {
-        if is_right {
-            return self.guesses.succeeded(client);
+    fn remember(&self, client: IpAddr, name: Option<&Address>, print: Option<u64>, verdict: &Verdict) {
+        if let Ok(user) = verdict {
+            return self.guesses.succeeded(client, user);
         }
         if let Some(failures) = self.guesses.failed(client, name, print, (self.time.now)()) {
             maillog::shut_out(client, failures, limits::LOGIN_SHUT_OUT);
@@ -203,7 +206,7 @@ impl Gate {
     }
 
     /// The answer to a wrong password is held back.
-    fn answer(&self, verdict: Result<Address, &'static str>) -> Result<Address, Denied> {
+    fn answer(&self, verdict: Verdict) -> Result<Address, Denied> {
         if verdict.is_err() {
             (self.time.pass)(limits::LOGIN_DELAY);
         }
@@ -237,12 +240,7 @@ fn asked(site: &Site, address: Option<&Address>) -> Address {
     address.map_or_else(nobody, |address| Ok(address.clone())).expect("the empty local-part can be written down")
 }
 
-fn judge(
-    site: &Site,
-    address: Option<&Address>,
-    asked: &Address,
-    credentials: &Credentials,
-) -> Result<Address, &'static str> {
+fn judge(site: &Site, address: Option<&Address>, asked: &Address, credentials: &Credentials) -> Verdict {
     let matches = site.users.verify(asked, &credentials.password.0);
     match address {
         None => Err("not an address"),
@@ -336,13 +334,13 @@ pub(crate) mod tests {
     fn existing_and_unknown_users_are_the_same_work_and_the_same_time() {
         for (hash, cost) in [(HASH, "$2y$04$"), (SCRAM, "4096,")] {
             let gate = gate(hash);
-            for name in ["ann", "nobody", "ann@example.net", "no address", "", "ann@[127.0.0.1]", "bob@example.org"] {
+            let names = ["ann", "nobody", "ann@example.net", "no address", "", "ann@[127.0.0.1]", "bob@example.org"];
+            for (number, name) in (2..).zip(names) {
                 let began = CLOCK.get();
-                let denied = gate.check(client(1), &Credentials::new(name, b"wrong")).unwrap_err();
+                let denied = gate.check(client(number), &Credentials::new(name, b"wrong")).unwrap_err();
                 assert!(matches!(denied, Denied::Wrong(_)));
                 assert_eq!(count::take(), [cost], "{name}");
                 assert_eq!(CLOCK.get() - began, limits::LOGIN_DELAY, "{name}");
-                gate.guesses.succeeded(client(1));
             }
             assert!(gate.check(client(1), &Credentials::new("ann", b"correct horse")).is_ok());
             assert_eq!(count::take(), [cost]);
@@ -405,6 +403,22 @@ pub(crate) mod tests {
         );
         CLOCK.set(CLOCK.get() + limits::LOGIN_SHUT_OUT);
         assert!(gate.check(client(1), &right).is_ok());
+    }
+
+    #[test]
+    fn ones_own_password_takes_back_no_guess_at_another_ones() {
+        let gate = gate(HASH);
+        let right = Credentials::new("ann", b"correct horse");
+        let mut shut_out = false;
+        for round in 0..limits::LOGIN_FAILURES {
+            for number in 0..limits::LOGIN_FREE - 1 {
+                let guess = Credentials::new("bob", format!("guess {round} {number}").as_bytes());
+                shut_out |= gate.check(client(1), &guess) == Err(Denied::ShutOut);
+            }
+            shut_out |= gate.check(client(1), &right) == Err(Denied::ShutOut);
+        }
+        count::take();
+        assert!(shut_out);
     }
 
     #[test]

@@ -4,8 +4,9 @@
 //! beyond a bound. One wrong password is forgotten after [`limits::LOGIN_FORGOTTEN`].
 //!
 //! - An address waits longer and longer for all its answers, right ones too, or a quick yes would tell them apart; then it
-//!   is shut out for a while. The right password takes back all that it did wrong: it is a household, or a person who
-//!   mistyped. The same wrong password for the same name again is one guess: it is a phone that nobody told of the new.
+//!   is shut out for a while. The right password takes back all that it did wrong, if all was for the same name: it is a
+//!   person who mistyped. Guesses at another's name stand, or whoever has a name here could make them for ever. The same
+//!   wrong password for the same name again is one guess: it is a phone that nobody told of the new.
 //! - A name waits a little, whoever asks, and is never shut out: that would let anyone keep its owner out. Names that are
 //!   not here count alike, so that this tells nobody which are.
 //! - The loopback addresses are never shut out: webmail comes from there, and with it everyone.
@@ -33,9 +34,11 @@ struct Tables {
     names: LruCache<Address, Record>,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Record {
     failures: u32,
+    /// The name that all of them were for, if it was one.
+    name: Option<Address>,
     /// Up to when what has to be forgotten was forgotten.
     since: Duration,
     /// What the last wrong one was.
@@ -77,20 +80,23 @@ impl Guesses {
     pub fn failed(&self, client: IpAddr, name: Option<&Address>, print: Option<u64>, now: Duration) -> Option<u32> {
         let mut tables = self.lock();
         let record = tables.clients.get_or_insert_mut(network(client), Record::default);
-        if !record.count(print, now) {
+        if !record.count(name, print, now) {
             return None;
         }
         let is_last = record.failures >= limits::LOGIN_FAILURES && !client.to_canonical().is_loopback();
         let shut = is_last.then(|| record.shut(now));
         if let Some(name) = name {
-            tables.names.get_or_insert_mut(name.clone(), Record::default).count(None, now);
+            tables.names.get_or_insert_mut(name.clone(), Record::default).count(None, None, now);
         }
         shut
     }
 
-    /// The right password.
-    pub fn succeeded(&self, client: IpAddr) {
-        self.lock().clients.pop(&network(client));
+    /// The right password for a name.
+    pub fn succeeded(&self, client: IpAddr, name: &Address) {
+        let (mut tables, client) = (self.lock(), network(client));
+        if tables.clients.peek(&client).is_some_and(|record| record.name.as_ref() == Some(name)) {
+            tables.clients.pop(&client);
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Tables> {
@@ -114,11 +120,12 @@ impl Record {
     }
 
     /// Counts one, unless it is the last one again.
-    fn count(&mut self, print: Option<u64>, now: Duration) -> bool {
+    fn count(&mut self, name: Option<&Address>, print: Option<u64>, now: Duration) -> bool {
         self.forget(now);
         if print.is_some() && self.last == print {
             return false;
         }
+        self.name = name.filter(|_| self.failures == 0 || self.name.as_ref() == name).cloned();
         self.last = print;
         self.failures = self.failures.saturating_add(1);
         true
@@ -127,7 +134,8 @@ impl Record {
     fn shut(&mut self, now: Duration) -> u32 {
         let failures = self.failures;
         // Afterwards it is not as good as new: a third is left.
-        *self = Record { failures: limits::LOGIN_FREE, since: now, shut_until: None, ..*self };
+        self.failures = limits::LOGIN_FREE;
+        self.since = now;
         self.shut_until = Some(now + limits::LOGIN_SHUT_OUT);
         failures
     }
@@ -191,10 +199,36 @@ mod tests {
     #[test]
     fn the_right_password_takes_back_what_was_wrong() {
         let guesses = Guesses::new();
-        fail(&guesses, CLIENT, limits::LOGIN_FAILURES - 1, seconds(0));
-        guesses.succeeded(ip(CLIENT));
+        let ann = "ann@example.org".parse().unwrap();
+        let fail =
+            || (1..limits::LOGIN_FAILURES).find_map(|_| guesses.failed(ip(CLIENT), Some(&ann), None, seconds(0)));
+        fail();
+        guesses.succeeded(ip(CLIENT), &ann);
         assert_eq!(guesses.wait(ip(CLIENT), None, seconds(0)), Ok(Duration::ZERO));
-        assert_eq!(fail(&guesses, CLIENT, limits::LOGIN_FAILURES - 1, seconds(0)), None);
+        assert_eq!(fail(), None);
+    }
+
+    #[test]
+    fn it_takes_back_none_if_one_was_for_another_name() {
+        let (ann, bob) = ("ann@example.org".parse().unwrap(), "bob@example.org".parse().unwrap());
+        for others in [[Some(&bob); 2], [Some(&bob), Some(&ann)], [Some(&ann), Some(&bob)], [None, Some(&ann)]] {
+            let guesses = Guesses::new();
+            for name in others {
+                guesses.failed(ip(CLIENT), name, None, seconds(0));
+            }
+            guesses.succeeded(ip(CLIENT), &ann);
+            assert!(fail(&guesses, CLIENT, limits::LOGIN_FAILURES - 2, seconds(0)).is_some(), "{others:?}");
+        }
+        let guesses = Guesses::new();
+        guesses.failed(ip(CLIENT), Some(&bob), None, seconds(0));
+        let later = limits::LOGIN_FORGOTTEN;
+        guesses.failed(ip(CLIENT), Some(&ann), None, later);
+        guesses.succeeded(ip(CLIENT), &ann);
+        assert_eq!(
+            fail(&guesses, CLIENT, limits::LOGIN_FAILURES - 1, later),
+            None,
+            "what was forgotten does not count"
+        );
     }
 
     #[test]
