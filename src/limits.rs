@@ -214,7 +214,8 @@ pub const RESERVED_DESCRIPTORS: u64 = 128;
 /// Connections above which the derived cap does not go: more threads than a small host should have.
 pub const CONNECTIONS_MOST: u64 = 20_000;
 
-/// Octets in the read buffer of a connection that waits for commands, and of one that receives a message.
+/// Octets in the read buffer of a connection that waits for commands, and of one that receives a message; replies that
+/// gather are written out from so many on.
 pub const COMMAND_BUFFER: usize = 2 * 1024;
 /// See [`COMMAND_BUFFER`].
 pub const MESSAGE_BUFFER: usize = 32 * 1024;

@@ -230,11 +230,14 @@ impl<'a> Connection<'a> {
     }
 
     /// What `read` makes of the next line; it gets none if there are more than `most` octets in it. Before a line is waited
-    /// for, all that was said is written.
+    /// for, all that was said is written, and sooner where much has gathered.
     fn line<T>(&mut self, most: usize, read: impl FnOnce(Option<&[u8]>) -> T) -> Result<T, End> {
         self.reader.shrink();
-        if !self.reader.has_pending() {
+        let waits = !self.reader.has_pending();
+        if waits || self.replies.len() >= limits::MESSAGE_BUFFER {
             self.flush()?;
+        }
+        if waits {
             self.reader.get_mut().set_waiting(true);
         }
         let (timeout, stream) = (self.timeout, self.reader.get_mut());
@@ -258,6 +261,8 @@ impl<'a> Connection<'a> {
     fn flush(&mut self) -> Result<(), End> {
         let written = self.reader.get_mut().write_all(&self.replies);
         self.replies.clear();
+        // The buffer of a long list would stay with the session.
+        self.replies.shrink_to(limits::COMMAND_BUFFER);
         Ok(written?)
     }
 
@@ -307,28 +312,71 @@ fn recipient_of(command: &Result<Command, Refusal>) -> Option<ForwardPath> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Shutdown;
     use std::path::Path;
     use std::thread;
 
     use super::*;
+    use crate::aliases::Aliases;
     use crate::config::Config;
     use crate::dns;
-    use crate::io::stream::tests::{narrow, read_slowly};
+    use crate::io::stream::Connections;
+    use crate::io::stream::tests::{narrow, pair, read_slowly};
     use crate::route::Site;
+
+    /// A server that stores nothing.
+    fn server(folder: &Path, pace: Pace, aliases: &str) -> Server {
+        let (spool, _writer) = Spool::open(folder).unwrap();
+        let config = Config::parse("hostname = \"mail.example.org\"", Path::new("")).unwrap();
+        let aliases = Aliases::parse(Path::new("aliases"), aliases).unwrap();
+        let site = Site { config, users: Default::default(), aliases };
+        let (names, _names) = dns::reverse_names();
+        let site = Arc::new(CurrentSite::new(site));
+        let gate = Arc::new(Gate::new(site.clone(), u64::MAX));
+        let certificates = Arc::new(Certificates::self_signed(folder));
+        let envelopes = EnvelopeRoom::new(0);
+        Server { spool: Arc::new(spool), site, names, pace, gate, certificates, envelopes }
+    }
+
+    /// The most octets of replies that a client which says all this at once makes gather.
+    fn gathered(server: &Server, said: &str) -> usize {
+        let (mut client, stream, peer) = pair();
+        client.write_all(said.as_bytes()).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        let place = Connections::new(1, 1).enter(stream, peer).unwrap();
+        let stream = Stream::new(place, Duration::from_secs(60), server.pace).unwrap();
+        let mut connection = Connection::new(stream, server, Port::Smtp);
+        thread::scope(|scope| {
+            scope.spawn(move || io::copy(&mut client, &mut io::sink()));
+            let mut most = 0;
+            while connection.command().and_then(|command| connection.obey(command)).is_ok() {
+                most = most.max(connection.replies.len());
+            }
+            drop(connection);
+            most
+        })
+    }
+
+    #[test]
+    fn replies_do_not_gather_without_end_while_the_client_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let members: Vec<_> = (0..1000).map(|number| format!("a{number}@far.example")).collect();
+        let server = server(folder.path(), Pace::CLIENT, &format!("list: {}", members.join(", ")));
+        // Behind a message, all that a large buffer holds was read at once.
+        let behind = format!("BDAT 40000\r\n{}{}", "x".repeat(40_000), "EHLO a\r\n".repeat(1500));
+        let most = gathered(&server, &behind);
+        assert!((1000..limits::MESSAGE_BUFFER + 1000).contains(&most), "{most}");
+        let one = gathered(&server, "EXPN list\r\n");
+        assert!(one > 1000 * "250-2.1.5 <a@far.example>".len());
+        let most = gathered(&server, &"EXPN list\r\n".repeat(180));
+        assert!((one..limits::MESSAGE_BUFFER + one).contains(&most), "{most}");
+    }
 
     #[test]
     fn who_reads_octet_by_octet_does_not_keep_the_connection() {
         let folder = tempfile::tempdir().unwrap();
-        let (spool, _writer) = Spool::open(folder.path()).unwrap();
-        let config = Config::parse("hostname = \"mail.example.org\"", Path::new("")).unwrap();
-        let site = Site { config, users: Default::default(), aliases: Default::default() };
-        let (names, _names) = dns::reverse_names();
         let pace = Pace { whole: Duration::from_millis(100), rate: 1 << 30, ..Pace::CLIENT };
-        let site = Arc::new(CurrentSite::new(site));
-        let gate = Arc::new(Gate::new(site.clone(), u64::MAX));
-        let certificates = Arc::new(Certificates::self_signed(folder.path()));
-        let envelopes = EnvelopeRoom::new(0);
-        let server = Server { spool: Arc::new(spool), site, names, pace, gate, certificates, envelopes };
+        let server = server(folder.path(), pace, "");
         let (client, place) = narrow();
         let mut writing = client.try_clone().unwrap();
         thread::scope(|scope| {

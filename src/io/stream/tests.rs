@@ -6,7 +6,8 @@ use std::thread;
 
 use socket2::SockRef;
 
-fn pair() -> (TcpStream, TcpStream, SocketAddr) {
+/// Both ends of a connection.
+pub fn pair() -> (TcpStream, TcpStream, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (server, peer) = listener.accept().unwrap();
