@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use serde::Deserialize;
+use toml::de::DeTable;
 
 use crate::io::{sandbox, table};
 use crate::limits;
@@ -189,38 +190,34 @@ impl Config {
     fn check(&self, text: &str) -> Result<(), String> {
         let delivery = &self.delivery;
         for (holds, key, mend) in [
-            ((1..=1000).contains(&delivery.threads), "threads", "use 1 to 1000"),
-            (!delivery.retry_min.is_zero(), "retry_min", "use at least 1s"),
-            (delivery.retry_min <= delivery.retry_max, "retry_max", "use at least retry_min"),
-            (!delivery.warn_after.is_zero(), "warn_after", "use at least 1s; RFC 5321 asks for patience"),
-            (!delivery.give_up.is_zero(), "give_up", "use at least 1s; RFC 5321 asks for 4d or 5d"),
-            (delivery.remote_port != 0, "remote_port", "use 25; other hosts listen there"),
-            (!delivery.connect_timeout.is_zero(), "connect_timeout", "use at least 1s"),
-            (!delivery.reply_timeout.is_zero(), "reply_timeout", "use at least 1s; RFC 5321 asks for 5m"),
-            (delivery.connections_per_hop >= 1, "connections_per_hop", "use at least 1"),
-            (self.limits.recipients >= 100, "recipients", "use at least 100 (RFC 5321 §4.5.3.1.8)"),
-            (self.limits.message_size >= 64 * 1024, "message_size", "use at least 64KiB (RFC 5321 §4.5.3.1.7)"),
-            (self.limits.hops >= 10, "hops", "use at least 10, or honest mail is refused"),
-            (self.limits.errors >= 1, "errors", "use at least 1"),
-            (self.limits.targets >= 1, "targets", "use at least 1"),
-            (self.limits.reports >= 1, "reports", "use at least 1"),
+            ((1..=1000).contains(&delivery.threads), "delivery.threads", "use 1 to 1000"),
+            (!delivery.retry_min.is_zero(), "delivery.retry_min", "use at least 1s"),
+            (delivery.retry_min <= delivery.retry_max, "delivery.retry_max", "use at least retry_min"),
+            (!delivery.warn_after.is_zero(), "delivery.warn_after", "use at least 1s; RFC 5321 asks for patience"),
+            (!delivery.give_up.is_zero(), "delivery.give_up", "use at least 1s; RFC 5321 asks for 4d or 5d"),
+            (delivery.remote_port != 0, "delivery.remote_port", "use 25; other hosts listen there"),
+            (!delivery.connect_timeout.is_zero(), "delivery.connect_timeout", "use at least 1s"),
+            (!delivery.reply_timeout.is_zero(), "delivery.reply_timeout", "use at least 1s; RFC 5321 asks for 5m"),
+            (delivery.connections_per_hop >= 1, "delivery.connections_per_hop", "use at least 1"),
+            (self.limits.recipients >= 100, "limits.recipients", "use at least 100 (RFC 5321 §4.5.3.1.8)"),
+            (self.limits.recipients <= limits::RECIPIENTS_MOST, "limits.recipients", "use at most 4000"),
+            (self.limits.message_size >= 64 * 1024, "limits.message_size", "use at least 64KiB (RFC 5321 §4.5.3.1.7)"),
+            (self.limits.hops >= 10, "limits.hops", "use at least 10, or honest mail is refused"),
+            (self.limits.errors >= 1, "limits.errors", "use at least 1"),
+            (self.limits.targets >= 1, "limits.targets", "use at least 1"),
+            (self.limits.reports >= 1, "limits.reports", "use at least 1"),
             (
                 self.relay.srs_secret.as_ref().is_none_or(|secret| secret.len() >= limits::SRS_SECRET),
-                "srs_secret",
+                "relay.srs_secret",
                 "use at least 16 characters; who guesses it can send through this host",
             ),
-            (!self.limits.command_timeout.is_zero(), "command_timeout", "use at least 1s; RFC 5321 asks for 5m"),
-            (self.limits.connections != Some(0), "connections", "use at least 1"),
-            (self.limits.connections_per_client != Some(0), "connections_per_client", "use at least 1"),
-            (self.limits.pop3_connections != Some(0), "pop3_connections", "use at least 1"),
+            (!self.limits.command_timeout.is_zero(), "limits.command_timeout", "use at least 1s; RFC 5321 asks for 5m"),
+            (self.limits.connections != Some(0), "limits.connections", "use at least 1"),
+            (self.limits.connections_per_client != Some(0), "limits.connections_per_client", "use at least 1"),
+            (self.limits.pop3_connections != Some(0), "limits.pop3_connections", "use at least 1"),
         ] {
             if !holds {
-                let has_key = |line: &str| {
-                    let rest = line.trim_start().strip_prefix(key);
-                    rest.is_some_and(|rest| rest.trim_start().starts_with('='))
-                };
-                let at = text.lines().position(has_key);
-                let line = at.map(|at| format!("line {}: ", at + 1)).unwrap_or_default();
+                let line = line_of(text, key).map(|line| format!("line {line}: ")).unwrap_or_default();
                 return Err(format!("{line}{key} can't have this value: {mend}"));
             }
         }
@@ -282,6 +279,14 @@ fn contains(networks: &[IpNet], client: IpAddr) -> bool {
 fn own_hostname() -> Domain {
     let name = dns_lookup::get_hostname().unwrap_or_default();
     name.parse().or_else(|_| "localhost".parse()).expect("localhost is a domain")
+}
+
+/// Where `table.key` has its value, however that is written.
+fn line_of(text: &str, key: &str) -> Option<usize> {
+    let (table, key) = key.split_once('.')?;
+    let tables = DeTable::parse(text).ok()?;
+    let value = tables.get_ref().get(table)?.get_ref().get(key)?;
+    Some(text[..value.span().start].matches('\n').count() + 1)
 }
 
 #[cfg(test)]
@@ -366,6 +371,10 @@ mod tests {
             ("[delivery]\nretry_max = \"3651d\"", "line 2", "\"3650d\" at most"),
             ("[limits]\nmessage_size = \"big\"", "line 2", "\"50MiB\""),
             ("[limits]\nrecipients = 5", "line 2", "at least 100"),
+            ("[limits]\nrecipients = 4001", "line 2", "at most 4000"),
+            ("[relay]\nhops = {}\n[limits]\nhops = 3", "line 4", "at least 10"),
+            ("limits.hops = 3\nrelay.hops = {}", "line 1", "at least 10"),
+            ("\nlimits = { errors = 20, hops = 3 }\nrelay.hops = {}", "line 2", "at least 10"),
             ("[limits]\nconnections_per_client = 1\nconnections = 0", "line 3", "at least 1"),
             ("[delivery]\ngive_up = \"0s\"", "line 2", "at least 1s"),
             ("[relay]\nfrom = [\"10/8\"]", "line 2", "192.0.2.0/24"),

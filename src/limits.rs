@@ -37,6 +37,10 @@ pub const CREDENTIAL: usize = 512;
 /// Recipients in a transaction, `limits.recipients`. RFC 5321 §4.5.3.1.8 asks for 100; lists send 1,000 at a time.
 pub const RECIPIENTS: usize = 1000;
 
+/// The most that `limits.recipients` may be: so many lines of RCPT, which have [`COMMAND_LINE`] at most, fit into the
+/// [`ENVELOPE`] of an entry. With more it would be accepted, and not read again.
+pub const RECIPIENTS_MOST: usize = 4000;
+
 /// Octets of memory that the envelope of each connection may have in any case: some hundred recipients (RFC 5321 §4.5.3.1.8).
 pub const ENVELOPE_SMALL: usize = 24 * 1024;
 

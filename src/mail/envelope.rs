@@ -235,6 +235,15 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_most_and_longest_recipients_fit() {
+        let longest = limits::COMMAND_LINE + "X-Receiver: ".len() - "RCPT TO:".len();
+        assert!(limits::RECIPIENTS_MOST * longest + limits::COMMAND_LINE <= limits::ENVELOPE);
+        let receiver = "X-Receiver: <bob@example.net>\r\n".repeat(limits::RECIPIENTS_MOST);
+        let found = read(&format!("X-Sender: <ann@example.org>\r\n{receiver}\r\n")).unwrap().unwrap();
+        assert_eq!(found.envelope.recipients.len(), limits::RECIPIENTS_MOST);
+    }
+
     proptest! {
         #[test]
         fn what_was_printed_is_read_again(
