@@ -240,6 +240,10 @@ pub const SYNCFS_PAUSE: Duration = Duration::from_secs(60);
 /// Octets kept free on the spool's disk, `limits.free_space`: below it new mail is 452 and queued mail still moves.
 pub const FREE_SPACE: u64 = 16 * 1024 * 1024;
 
+/// Octets of a message by SMTP after which it is looked again whether [`FREE_SPACE`] is left, as its size need not have
+/// been told: most messages are smaller, and so much each connection may take of it.
+pub const ROOM_STEP: u64 = 256 * 1024;
+
 /// Inodes kept free on the spool's disk, where it counts them.
 pub const FREE_INODES: u64 = 256;
 

@@ -192,6 +192,34 @@ fn a_full_disk_refuses_new_mail_delivers_the_old_and_needs_no_restart() {
 }
 
 #[test]
+fn what_is_to_stay_free_stays_so_while_a_message_comes() {
+    if !is_root("what_is_to_stay_free_stays_so_while_a_message_comes") {
+        return;
+    }
+    let mut server = Server::prepared("[limits]\nfree_space = \"8MiB\"\n", "");
+    let disk = SmallDisk::mount(server.path("spool"), "size=16m");
+    server.run();
+    let mut client = greeted(&server);
+    let large = "0123456789abcdef\r\n".repeat(12 * 1024 * 1024 / 18);
+    for (begin, end) in [("DATA\r\n", ".\r\n"), (&*format!("BDAT {}\r\n", large.len()), "")] {
+        // Of its size nothing was said.
+        client.ask("MAIL FROM:<s@far.example>", "250");
+        client.ask("RCPT TO:<ann@example.org>", "250");
+        client.send(begin.as_bytes());
+        if !end.is_empty() {
+            client.expect("354");
+        }
+        client.send(large.as_bytes());
+        client.send(end.as_bytes());
+        client.expect("452 4.3.1");
+        assert!(files(&disk.0.join("tmp")).is_empty(), "nothing is left of it");
+        client.ask("RSET", "250");
+    }
+    server.send(&["ann@example.org"], &format!("Subject: smaller\r\n\r\n{}", &large[..18 * 100_000]));
+    server.wait_for("ann@example.org", 1);
+}
+
+#[test]
 fn where_no_file_can_be_made_the_message_is_read_to_its_end_and_refused_there() {
     let server = Server::start("");
     let (tmp, away) = (server.path("spool/tmp"), server.path("spool/away"));

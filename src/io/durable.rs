@@ -180,9 +180,9 @@ pub fn free(path: &Path) -> io::Result<(u64, Option<u64>)> {
     Ok(counted(&statvfs(path)?))
 }
 
-/// As [`free`], of a folder that is open: no path is walked.
-pub fn free_beside(folder: &File) -> io::Result<(u64, Option<u64>)> {
-    Ok(counted(&fstatvfs(folder)?))
+/// As [`free`], of a folder or a file that is open: no path is walked.
+pub fn free_beside(open: &File) -> io::Result<(u64, Option<u64>)> {
+    Ok(counted(&fstatvfs(open)?))
 }
 
 fn counted(stat: &Statvfs) -> (u64, Option<u64>) {

@@ -32,6 +32,8 @@ pub struct Draft {
     size_at: u64,
     buffer: Vec<u8>,
     flushed: u64,
+    /// Octets that stay free on the disk while it is written.
+    keep_free: u64,
 }
 
 /// The name of its file; dropped before that has its final one, it is unlinked.
@@ -59,7 +61,7 @@ impl Spool {
         let size_at = (above.len() + envelope.size_offset()) as u64;
         let buffer = [above.as_bytes(), envelope.print(0).as_bytes()].concat();
         let (name, laid_out_for) = (Temporary { path, renamed: false }, mailbox.cloned());
-        Ok(Draft { id, envelope, file, name, size: 0, laid_out_for, size_at, buffer, flushed: 0 })
+        Ok(Draft { id, envelope, file, name, size: 0, laid_out_for, size_at, buffer, flushed: 0, keep_free: 0 })
     }
 
     /// Makes the message ours: when this returns its id, it is on the disk. The only way mail gets into the queue.
@@ -98,6 +100,11 @@ impl Draft {
         self.size
     }
 
+    /// From now on it fails, as on a full disk, where less than this would stay free: nobody knows how long it gets.
+    pub fn keep_free(&mut self, octets: u64) {
+        self.keep_free = octets;
+    }
+
     /// What is to be delivered by one rename, as [`Entry::open`] would find it now that it is finished.
     pub(super) fn into_entry(self) -> Option<Entry> {
         let mut envelope = self.envelope;
@@ -106,10 +113,24 @@ impl Draft {
     }
 
     fn flush_buffer(&mut self) -> io::Result<()> {
-        self.file.write_all(&self.buffer).map_err(|error| durable::located("write", &self.name.path, error))?;
+        self.look_for_room().and_then(|()| self.file.write_all(&self.buffer)).map_err(|error| self.failed(error))?;
         self.flushed += self.buffer.len() as u64;
         self.buffer.clear();
         Ok(())
+    }
+
+    /// Only now and then, which small messages never come to.
+    fn look_for_room(&self) -> io::Result<()> {
+        let looks = |octets| octets / limits::ROOM_STEP;
+        let is_due = self.keep_free > 0 && looks(self.flushed + self.buffer.len() as u64) > looks(self.flushed);
+        match is_due && durable::free_beside(&self.file)?.0 < self.keep_free {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => Ok(()),
+        }
+    }
+
+    fn failed(&self, error: io::Error) -> io::Error {
+        durable::located("write", &self.name.path, error)
     }
 
     fn finish(&mut self) -> io::Result<()> {
@@ -121,7 +142,7 @@ impl Draft {
         }
         self.flush_buffer()?;
         let filled_in = self.file.write_all_at(digits.as_bytes(), self.size_at);
-        filled_in.map_err(|error| durable::located("write", &self.name.path, error))
+        filled_in.map_err(|error| self.failed(error))
     }
 }
 

@@ -134,6 +134,7 @@ impl Connection<'_> {
     fn begin(&mut self, envelope: Envelope, site: &Site) -> io::Result<Draft> {
         let mailbox = site.single_mailbox(&envelope);
         let mut draft = self.server.spool.begin(envelope, mailbox.as_ref())?;
+        draft.keep_free(site.config.limits.free_space);
         if let Some(client) = self.received_from(site) {
             let us = (site.config.hostname.as_str(), draft.id());
             let field = received::field(&client, draft.envelope(), us, &clock::rfc5322(Now::read().wall));
