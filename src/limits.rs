@@ -304,8 +304,9 @@ pub const REPORTS: usize = 100;
 /// How long running deliveries may take after SIGTERM before the server leaves without them.
 pub const DRAIN: Duration = Duration::from_secs(20);
 
-/// How long an entry waits at most for room at its next hop before it asks again by itself; it is woken long before.
-pub const PARKED: Duration = Duration::from_secs(600);
+/// How long an entry waits for room at its next hop, and up to twice as long, before it asks again by itself. It is woken
+/// before, and each of a long line that asks has its file opened for nothing.
+pub const PARKED: Duration = Duration::from_secs(3600);
 
 /// By how much mail for a mailbox here goes before other mail that is due: a backlog for other hosts never delays it, and
 /// a flood of it delays them no longer than this.

@@ -242,7 +242,7 @@ impl<'a> Attempt<'a> {
     fn settle(mut self) {
         if self.is_full && self.tried.is_empty() {
             self.claim.tried = self.before;
-            return self.claim.park();
+            return self.claim.park(patience::parked(patience::chance()));
         }
         self.state.attempts = self.state.attempts.saturating_add(1);
         let (settings, waited) = (&self.site.config.delivery, self.claim.waited());

@@ -153,6 +153,8 @@ struct Table {
     /// Counts the turns hops had, so that the one that waited longest is next.
     turn: u64,
     hops: HashMap<NextHop, Hop>,
+    /// At how many hops the old ones are next looked for.
+    full: usize,
 }
 
 #[derive(Debug, Default)]
@@ -223,11 +225,20 @@ impl Table {
     fn new(threads: usize) -> Table {
         // A quarter, and at least one, is kept for mail that goes to no other host.
         let kept = (threads / 4).max(1);
-        Table { most: threads.saturating_sub(kept).max(1), running: 0, unproven: 0, turn: 0, hops: HashMap::new() }
+        Table {
+            most: threads.saturating_sub(kept).max(1),
+            running: 0,
+            unproven: 0,
+            turn: 0,
+            hops: HashMap::new(),
+            full: limits::HOPS_KNOWN,
+        }
     }
 
     fn enter(&mut self, name: &NextHop, id: QueueId, asked: bool, moment: &Moment<'_>) -> Entered {
-        self.forget_old(moment.now);
+        if !self.hops.contains_key(name) {
+            self.forget_old(moment.now);
+        }
         let share = self.share();
         let all_full = self.room() == 0;
         let hop = self.hops.entry(name.clone()).or_insert_with(Hop::unknown);
@@ -327,7 +338,7 @@ impl Table {
 
     /// Bounds the memory: what was not used for long, and is not in use, is unknown again.
     fn forget_old(&mut self, now: Duration) {
-        if self.hops.len() < limits::HOPS_KNOWN {
+        if self.hops.len() < self.full {
             return;
         }
         let in_use = |hop: &Hop| hop.running > 0 || !hop.parked.is_empty();
@@ -335,6 +346,8 @@ impl Table {
         used.sort();
         let middle = used.get(used.len() / 2).copied().unwrap_or(now);
         self.hops.retain(|_, hop| in_use(hop) || hop.used > middle);
+        // Where most are in use, a look at all of them for each new one would cost more with each.
+        self.full = limits::HOPS_KNOWN.max(2 * self.hops.len());
     }
 }
 

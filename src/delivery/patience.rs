@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use crate::config::Delivery;
+use crate::limits;
 
 /// Part of the wait by which it is made longer or shorter at most, so that what failed together is not tried together.
 const JITTER: f64 = 0.1;
@@ -29,6 +30,12 @@ pub fn is_late(waited: Duration, settings: &Delivery) -> bool {
 /// What is added to a wait so that what was let go together does not come back together.
 pub fn spread(wait: Duration, chance: f64) -> Duration {
     wait.mul_f64(JITTER * chance.clamp(0.0, 1.0))
+}
+
+/// How long a message waits for room at its next hop at most, unless it is woken before: one to two times
+/// [`limits::PARKED`], so that a long line is not asked for all at once.
+pub fn parked(chance: f64) -> Duration {
+    limits::PARKED.mul_f64(1.0 + chance.clamp(0.0, 1.0))
 }
 
 /// How long a message has waited at each of its attempts, from the first to the one after which it is given up: what
@@ -66,6 +73,11 @@ mod tests {
         assert_eq!(attempts[..9], [0, 5, 10, 20, 40, 80, 160, 320, 500]);
         let give_up = settings.give_up.as_secs() / 60;
         assert!(attempts.iter().rev().skip(1).all(|waited| *waited < give_up) && *attempts.last().unwrap() >= give_up);
+    }
+
+    #[test]
+    fn a_long_line_does_not_come_back_together() {
+        assert_eq!([0.0, 0.5, 1.0].map(parked), [1.0, 1.5, 2.0].map(|times| limits::PARKED.mul_f64(times)));
     }
 
     #[test]

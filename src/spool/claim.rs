@@ -389,11 +389,12 @@ impl Claim<'_> {
         }
     }
 
-    /// Ends an attempt that came to nothing, because no next hop had room: there is nothing to write down.
-    pub fn park(mut self) {
+    /// Ends an attempt that came to nothing, because no next hop had room: there is nothing to write down. Unless it is woken
+    /// before, it is tried again `after` so long.
+    pub fn park(mut self, after: Duration) {
         self.open = false;
         let tried = std::mem::take(&mut self.tried);
-        self.spool.wait_again(self.id, limits::PARKED, Some(tried));
+        self.spool.wait_again(self.id, after, Some(tried));
     }
 
     /// The spool it is in.

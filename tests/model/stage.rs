@@ -13,6 +13,7 @@ use std::time::Duration;
 use loom::thread::{Builder, JoinHandle};
 use nix::sys::inotify::AddWatchFlags;
 
+use crate::limits;
 use crate::mail::address::{Address, ReversePath};
 use crate::mail::envelope::{Envelope, Recipient};
 use crate::mail::parameter::{MailParameters, RcptParameters};
@@ -111,7 +112,7 @@ impl Stage {
             }
             End::Parked => {
                 let_go();
-                claim.park();
+                claim.park(limits::PARKED);
             }
             End::Dropped => {
                 let_go();

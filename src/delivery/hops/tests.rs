@@ -160,6 +160,19 @@ fn hops_that_are_not_used_are_forgotten() {
 }
 
 #[test]
+fn those_in_use_are_not_looked_through_for_each_new_one() {
+    let mut world = World::new(16);
+    let mut looks = 0;
+    for at in 0..4 * limits::HOPS_KNOWN {
+        let full = world.table.full;
+        world.enter(&format!("h{at}.example"));
+        looks += usize::from(world.table.full != full);
+    }
+    assert_eq!(world.table.hops.len(), 4 * limits::HOPS_KNOWN, "all of them wait");
+    assert_eq!(looks, 2);
+}
+
+#[test]
 fn who_has_had_its_turn_is_not_woken_for_it() {
     let mut world = World::new(16);
     assert_eq!(world.enter_as("a.example", 1, false), Entered::Granted);

@@ -134,7 +134,7 @@ fn the_servers_own_writing_is_no_edit() {
     world.written(|world| {
         let mut claim = world.claim().unwrap().unwrap();
         claim.record(&HALF.parse().unwrap()).unwrap();
-        claim.park();
+        claim.park(limits::PARKED);
         assert!(world.spool.is_own_state(world.id));
         fs::write(world.spool.folders.state(world.id), HALF.replace("Attempts: 1", "Attempts: 0")).unwrap();
         assert!(!world.spool.is_own_state(world.id));
@@ -162,7 +162,7 @@ fn a_message_moved_during_its_attempt_is_noticed_when_it_ends() {
     world.written(|world| {
         let claim = world.claim().unwrap().unwrap();
         fs::rename(world.spool.folders.eml(world.id), world.held("eml")).unwrap();
-        claim.park();
+        claim.park(limits::PARKED);
         assert!(!world.spool.schedule().knows(world.id));
     });
     let mut world = World::new("");
