@@ -379,6 +379,10 @@ pub const FOREIGN_FILE: Duration = Duration::from_secs(1);
 /// (DESIGN §3), and the log is written out at least.
 pub const WATCH: Duration = Duration::from_secs(1);
 
+/// At how many looks in a row, one each [`WATCH`], a users, aliases or list file must be empty before that counts: what
+/// writes it over may take some seconds for its first line.
+pub const EMPTIED_LOOKS: u32 = 10;
+
 /// How long events of the spool are gathered before they are looked at: no person sees the difference, and under load it
 /// saves a wake-up a message. The kernel holds those of a hundred times as many messages.
 pub const WATCH_TOGETHER: Duration = Duration::from_millis(20);

@@ -256,6 +256,20 @@ fn a_user_is_there_as_soon_as_the_file_says_so() {
 }
 
 #[test]
+fn a_users_file_that_is_moved_away_still_counts_until_there_is_another() {
+    let server = Server::start("");
+    fs::rename(server.path("users"), server.path("users.old")).unwrap();
+    server.logged(&[" ERROR ", " reload-failed ", "users: the file is gone", "put it back"]);
+    assert!(rcpt(&server, "bob@example.org").starts_with("250"));
+    say(&server, "a@far.example", &["bob@example.org"]);
+    server.wait_for("bob@example.org", 1);
+    let users = fs::read_to_string(server.path("users.old")).unwrap();
+    fs::write(server.path("users"), users.replace("bob@", "carol@")).unwrap();
+    server.logged(&[" reloaded "]);
+    assert!(rcpt(&server, "bob@example.org").starts_with("550 5.1.1"));
+}
+
+#[test]
 fn what_waits_for_a_domain_arrives_here_once_the_domain_does() {
     let server = Server::start_with(
         "[delivery]\nretry_min = \"1s\"\nretry_max = \"1s\"\n",

@@ -1,15 +1,18 @@
 //! Taking up a changed configuration, users and aliases: all of it at SIGHUP, the tables also when their files change.
 //!
 //! What is wrong leaves the old in place and is logged with its line. Paths, ports and the account stay as they were at
-//! start (DESIGN §6): a change of those is logged too.
+//! start (DESIGN §6): a change of those is logged too. A file that is gone, or is being written, is no reason to refuse
+//! mail for good: one that is gone is wrong, and a change counts only once two looks find the same.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use crate::aliases::Aliases;
-use crate::config::{Config, Limits};
+use crate::config::{self, Config};
 use crate::dns::Resolver;
+use crate::io::table::{self, LocatedError};
+use crate::limits;
 use crate::maillog;
 use crate::route::{CurrentSite, Site};
 use crate::tls::Certificates;
@@ -26,7 +29,7 @@ pub struct Loaded {
 /// Reads everything the configuration names. An error is the text for a person.
 pub fn load(config_path: &Path) -> Result<Loaded, String> {
     let config = Config::load(config_path).map_err(|error| error.to_string())?;
-    with_tables(config, read_tables)
+    with_tables(config, |config| read_tables(config, None))
 }
 
 fn with_tables(config: Config, read: impl Fn(&Config) -> Result<(Users, Aliases), String>) -> Result<Loaded, String> {
@@ -41,11 +44,22 @@ fn with_tables(config: Config, read: impl Fn(&Config) -> Result<(Users, Aliases)
     Ok(Loaded { site: Site { config, users, aliases }, seen })
 }
 
-fn read_tables(config: &Config) -> Result<(Users, Aliases), String> {
-    let users = Users::load(&config.users).map_err(|error| error.to_string())?;
-    let aliases = Aliases::load(&config.aliases).map_err(|error| error.to_string())?;
-    Ok((users, aliases))
+/// Reads the tables. One that is not there is an empty one, unless `old` has anything of it: who moves a file away is
+/// about to put another in its place.
+fn read_tables(config: &Config, old: Option<&Site>) -> Result<(Users, Aliases), String> {
+    let text_of = |path: &Path, had_any: bool| match table::read(path, limits::TABLE_FILE)? {
+        None if had_any => Err(LocatedError::of(path, GONE)),
+        text => Ok(text.unwrap_or_default()),
+    };
+    let had_users = old.is_some_and(|old| old.users.addresses().next().is_some());
+    let had_aliases = old.is_some_and(|old| old.aliases.names().next().is_some());
+    let users = text_of(&config.users, had_users).and_then(|text| Users::parse(&config.users, &text));
+    let aliases = text_of(&config.aliases, had_aliases).and_then(|text| Aliases::parse(&config.aliases, &text));
+    Ok((users.map_err(|error| error.to_string())?, aliases.map_err(|error| error.to_string())?))
 }
+
+const GONE: &str =
+    "the file is gone, and what it said still counts; put it back, or an empty one if nothing is to count";
 
 /// Keeps the site up to date.
 pub struct Reloader {
@@ -53,10 +67,20 @@ pub struct Reloader {
     site: Arc<CurrentSite>,
     resolver: Arc<Resolver>,
     certificates: Arc<Certificates>,
-    seen: Mutex<Vec<Stamp>>,
+    seen: Mutex<Seen>,
 }
 
 type Stamp = (PathBuf, Option<(SystemTime, u64)>);
+
+/// What the looks at the tables found.
+#[derive(Debug)]
+struct Seen {
+    /// How they were when they were read.
+    read: Vec<Stamp>,
+    /// How they were at the last look, and at how many looks in a row.
+    last: Vec<Stamp>,
+    looks: u32,
+}
 
 impl Reloader {
     /// For what was loaded at start.
@@ -68,7 +92,8 @@ impl Reloader {
     ) -> Reloader {
         let Loaded { site, seen } = loaded;
         let site = Arc::new(CurrentSite::new(site));
-        Reloader { config_path: config_path.to_owned(), site, resolver, certificates, seen: Mutex::new(seen) }
+        let seen = Mutex::new(Seen { last: seen.clone(), read: seen, looks: 0 });
+        Reloader { config_path: config_path.to_owned(), site, resolver, certificates, seen }
     }
 
     /// The site, as it is kept up to date.
@@ -86,7 +111,7 @@ impl Reloader {
             old.config.fixed_keys_changed(&new).into_iter().for_each(maillog::reload_ignored);
             keep_fixed(&old.config, new)
         });
-        let loaded = kept.and_then(|config| with_tables(config, read_tables));
+        let loaded = kept.and_then(|config| with_tables(config, |config| read_tables(config, Some(&old))));
         if let Ok(Loaded { site, .. }) = &loaded
             && let Err(error) = self.certificates.take_up(&site.config.tls, site.config.hostname.as_str())
         {
@@ -100,8 +125,9 @@ impl Reloader {
     pub fn reload_changed_tables(&self) {
         let site = self.site.get();
         let now = stamps(&site.config, &site.aliases);
-        if *self.seen.lock().unwrap_or_else(PoisonError::into_inner) != now {
-            self.take_up(with_tables(site.config.clone(), read_tables), now, "users and aliases");
+        if self.seen.lock().unwrap_or_else(PoisonError::into_inner).has_settled(&now) {
+            let loaded = with_tables(site.config.clone(), |config| read_tables(config, Some(&site)));
+            self.take_up(loaded, now, "users and aliases");
         }
     }
 
@@ -121,7 +147,19 @@ impl Reloader {
                 before
             }
         };
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = seen;
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).read = seen;
+    }
+}
+
+impl Seen {
+    /// Whether there is a change, as this look finds it, that nobody is about to go on with.
+    fn has_settled(&mut self, now: &[Stamp]) -> bool {
+        if self.last != now {
+            (self.last, self.looks) = (now.to_vec(), 0);
+        }
+        self.looks = self.looks.saturating_add(1);
+        let is_emptied = |stamp: &Stamp| matches!(stamp.1, Some((_, 0))) && !self.read.contains(stamp);
+        self.read != now && self.looks >= if now.iter().any(is_emptied) { limits::EMPTIED_LOOKS } else { 2 }
     }
 }
 
@@ -136,7 +174,7 @@ fn stamps(config: &Config, aliases: &Aliases) -> Vec<Stamp> {
 }
 
 fn keep_fixed(old: &Config, new: Config) -> Config {
-    let limits = Limits {
+    let limits = config::Limits {
         connections: old.limits.connections,
         connections_per_client: old.limits.connections_per_client,
         pop3_connections: old.limits.pop3_connections,
@@ -168,7 +206,7 @@ mod tests {
     fn loaded_while_written(folder: &Path, name: &str) -> Loaded {
         let config = Config::parse("aliases = \"aliases\"\nusers = \"users\"", folder).unwrap();
         let read = |config: &Config| {
-            let tables = read_tables(config);
+            let tables = read_tables(config, None);
             // Longer each time: two writes within one tick of the clock have the same time.
             let mut file = fs::File::options().append(true).create(true).open(folder.join(name)).unwrap();
             file.write_all(b"# ann\n").unwrap();
@@ -188,8 +226,71 @@ mod tests {
             assert_ne!(seen, stamps(&site.config, &site.aliases), "{name}");
         }
         let config = Config::parse("aliases = \"aliases\"\nusers = \"nobody\"", folder.path()).unwrap();
-        let Loaded { site, seen } = with_tables(config, read_tables).unwrap();
+        let Loaded { site, seen } = with_tables(config, |config| read_tables(config, None)).unwrap();
         assert_eq!(seen, stamps(&site.config, &site.aliases), "nothing changed");
         assert_eq!(seen.len(), 3, "the list is among them");
+    }
+
+    const ANN: &str = "ann@example.org:{BLF-CRYPT}$2y$04$ieEMV7yFbKBI6nMxyzghK.6jjBIbH.ugi88OVnrdWWu3COWDcZx2K\n";
+
+    /// A running server's, with Ann as its user and one alias.
+    fn reloader(folder: &Path) -> Reloader {
+        let config = folder.join("postrider.toml");
+        fs::write(&config, "hostname = \"example.org\"\nusers = \"users\"\naliases = \"aliases\"\n").unwrap();
+        fs::write(folder.join("users"), ANN).unwrap();
+        fs::write(folder.join("aliases"), "info: ann\n").unwrap();
+        let loaded = load(&config).unwrap();
+        let resolver = Arc::new(Resolver::new(&loaded.site.config.dns));
+        Reloader::new(&config, loaded, resolver, Arc::new(Certificates::self_signed(folder)))
+    }
+
+    /// How many users and aliases there are after so many looks.
+    fn counted(reloader: &Reloader, looks: u32) -> (usize, usize) {
+        (0..looks).for_each(|_| reloader.reload_changed_tables());
+        let site = reloader.site.get();
+        (site.users.addresses().count(), site.aliases.names().count())
+    }
+
+    #[test]
+    fn a_table_that_is_gone_still_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let reloader = reloader(folder.path());
+        for name in ["users", "aliases"] {
+            let (path, aside) = (folder.path().join(name), folder.path().join("aside"));
+            fs::rename(&path, &aside).unwrap();
+            assert_eq!(counted(&reloader, 30), (1, 1), "{name}");
+            reloader.reload();
+            assert_eq!(counted(&reloader, 0), (1, 1), "{name} after SIGHUP");
+            fs::rename(&aside, &path).unwrap();
+            assert_eq!(counted(&reloader, 3), (1, 1), "{name}");
+        }
+        fs::write(folder.path().join("users"), ANN.repeat(2).replacen("ann", "bob", 1)).unwrap();
+        assert_eq!(counted(&reloader, 3), (2, 1));
+        fs::write(folder.path().join("users"), "").unwrap();
+        reloader.reload();
+        assert_eq!(counted(&reloader, 0), (0, 1), "who sends a signal is done with writing");
+        fs::remove_file(folder.path().join("users")).unwrap();
+        fs::write(folder.path().join("aliases"), "info: bob\nsales: bob\n").unwrap();
+        assert_eq!(counted(&reloader, 3), (0, 2), "nothing is lost with it");
+    }
+
+    #[test]
+    fn a_table_that_is_being_written_does_not_count_yet() {
+        let folder = tempfile::tempdir().unwrap();
+        let reloader = reloader(folder.path());
+        let path = folder.path().join("users");
+        fs::write(&path, "").unwrap();
+        assert_eq!(counted(&reloader, 5), (1, 1), "who writes it has just begun");
+        fs::write(&path, ANN.replace("ann", "eve")).unwrap();
+        assert_eq!(counted(&reloader, 1), (1, 1));
+        fs::write(&path, ANN.repeat(3).replacen("ann", "bob", 1).replacen("ann", "eve", 1)).unwrap();
+        assert_eq!(counted(&reloader, 1), (1, 1), "it changed since the last look");
+        assert_eq!(counted(&reloader, 1), (3, 1));
+        fs::write(folder.path().join("new"), ANN).unwrap();
+        fs::rename(folder.path().join("new"), &path).unwrap();
+        assert_eq!(counted(&reloader, 2), (1, 1), "two looks are enough");
+        fs::write(&path, "").unwrap();
+        assert_eq!(counted(&reloader, limits::EMPTIED_LOOKS - 1), (1, 1));
+        assert_eq!(counted(&reloader, 1), (0, 1), "nobody goes on writing");
     }
 }

@@ -114,7 +114,9 @@ impl Watch {
         // What came between the sweep and the first event, or before a panic that this thread was begun again after.
         foreign.notice(spool, Change::Lost);
         while !spool.is_stopping() {
-            let mut changes = self.events.next(limits::WATCH);
+            // What is done each second is not put off by what happens meanwhile.
+            let passed = Now::read().boot.saturating_sub(ticked);
+            let mut changes = self.events.next(limits::WATCH.saturating_sub(passed));
             if !changes.is_empty() {
                 // Mail that comes and goes makes events too: they are read together and not one by one.
                 thread::sleep(limits::WATCH_TOGETHER);
