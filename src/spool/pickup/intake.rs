@@ -1,6 +1,6 @@
 //! Taking one file of `drop/`: everything that touches the disk.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -37,6 +37,8 @@ pub(super) enum Taken {
     SetAside,
     /// It changed while it was read, and has its name again.
     GivenBack,
+    /// It could not be given its name again: that is tried once more by [`give_back`].
+    Hidden(QueueId),
     /// It was not there any more.
     Gone,
 }
@@ -74,15 +76,19 @@ pub(super) fn rename_and_take(spool: &Spool, host: Host<'_>, name: &OsStr) -> io
 /// Takes `drop/.ID`, which was `name` before.
 pub(super) fn take(spool: &Spool, host: Host<'_>, id: QueueId, name: &OsStr) -> io::Result<Taken> {
     let path = hidden(spool, id);
-    match commit(spool, host, id, (&path, name)) {
-        Ok(id) => Ok(Taken::Entry(id)),
+    let taken = match commit(spool, host, id, (&path, name)) {
+        Ok(id) => return Ok(Taken::Entry(id)),
         Err(NotTaken::Refused(error)) => set_aside(spool, &path, name, &error).map(|()| Taken::SetAside),
-        Err(NotTaken::Changed) => give_back(spool, &path, name).map(|()| Taken::GivenBack),
-        Err(NotTaken::Disk(error)) => {
-            give_back(spool, &path, name)?;
-            Err(error)
-        }
+        Err(NotTaken::Changed) => Ok(Taken::GivenBack),
+        Err(NotTaken::Disk(error)) => Err(error),
+    };
+    if matches!(taken, Ok(Taken::SetAside)) || give_back(spool, id, name) {
+        return taken;
     }
+    if let Err(error) = taken {
+        maillog::drop_waits(Path::new(name), error);
+    }
+    Ok(Taken::Hidden(id))
 }
 
 /// Removes the file of an entry and lets the entry be delivered. Says whether it could.
@@ -239,14 +245,38 @@ fn set_aside(spool: &Spool, path: &Path, name: &OsStr, error: &DropError) -> io:
     let shown = bad.file_name().unwrap_or(name).display().to_string();
     durable::write_new(&report, drop_error::report(&shown, error).as_bytes())?;
     // It quotes nothing, and whoever dropped the file is to read it.
-    fs::set_permissions(&report, fs::Permissions::from_mode(0o644))?;
-    durable::rename_new(path, &bad)?;
+    let readable = fs::set_permissions(&report, fs::Permissions::from_mode(0o644));
+    if let Err(error) = readable.and_then(|()| durable::rename_new(path, &bad)) {
+        // Without the file it would be taken for one.
+        durable::remove(&report)?;
+        return Err(durable::located("set aside", &bad, error));
+    }
     durable::sync_dir(folder)?;
     maillog::drop_refused(&bad, &report, error);
     Ok(())
 }
 
-/// Under its own name, or beside a new file that has it.
-fn give_back(spool: &Spool, path: &Path, name: &OsStr) -> io::Result<()> {
-    durable::rename_beside(path, &spool.folders().drop, &OsString::from(name)).map(|_| ())
+/// Gives `drop/.ID` its own name again, or one beside a new file that has it. Says whether it could, or there is none.
+pub(super) fn give_back(spool: &Spool, id: QueueId, name: &OsStr) -> bool {
+    match durable::rename_beside(&hidden(spool, id), &spool.folders().drop, name) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            maillog::spool_error(Some(id), error);
+            false
+        }
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_report_stays_of_what_is_not_set_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let (spool, _writer) = Spool::open(folder.path()).unwrap();
+        let gone = spool.folders().drop.join(".0TQXGV0000001");
+        assert!(set_aside(&spool, &gone, OsStr::new("m"), &DropError::new(0, "it is wrong", "mend it")).is_err());
+        assert_eq!(fs::read_dir(&spool.folders().drop).unwrap().count(), 0, "it would be taken for a message");
+    }
 }

@@ -49,9 +49,7 @@ impl Pickup {
 
     /// Takes files until the spool is stopped.
     pub fn run(&self, spool: &Spool, site: &CurrentSite) {
-        let accounts = &self.accounts;
-        let (waiting, ready) = (HashMap::new(), VecDeque::new());
-        let mut files = Files { spool, site, accounts, waiting, ready, uncleared: Vec::new() };
+        let mut files = Files::new(spool, site, &self.accounts);
         files.resume();
         files.rescan();
         while !spool.is_stopping() {
@@ -69,6 +67,8 @@ impl Pickup {
             files.settle();
             files.take_some();
             files.uncleared.retain(|id| !intake::clear(spool, *id));
+            // Its new name is seen as that of a new file.
+            files.hidden.retain(|(id, name)| !intake::give_back(spool, *id, name));
         }
     }
 }
@@ -83,6 +83,8 @@ struct Files<'a> {
     ready: VecDeque<OsString>,
     /// Entries whose file in `drop/` could not be removed yet.
     uncleared: Vec<QueueId>,
+    /// Files that could not be given their names back yet.
+    hidden: Vec<(QueueId, OsString)>,
 }
 
 /// A file that may still be written to.
@@ -102,7 +104,12 @@ struct Stamp {
     since: (i64, i64),
 }
 
-impl Files<'_> {
+impl<'a> Files<'a> {
+    fn new(spool: &'a Spool, site: &'a CurrentSite, accounts: &'a Accounts) -> Files<'a> {
+        let (waiting, ready) = (HashMap::new(), VecDeque::new());
+        Files { spool, site, accounts, waiting, ready, uncleared: Vec::new(), hidden: Vec::new() }
+    }
+
     /// What a crash left between its new name and the queue, or a panic between the queue and its removal.
     fn resume(&mut self) {
         for id in self.names().iter().filter_map(taken_as) {
@@ -200,6 +207,7 @@ impl Files<'_> {
             }
             Ok(Taken::SetAside | Taken::Gone) => {}
             Ok(Taken::GivenBack) => self.wait_for(name, limits::DROP_SETTLED),
+            Ok(Taken::Hidden(id)) => self.hidden.push((id, name)),
             Err(error) => {
                 maillog::drop_waits(Path::new(&name), error);
                 self.wait_for(name, limits::IO_RETRY);
@@ -230,5 +238,81 @@ impl Files<'_> {
             bad.is_some_and(|bad| bad.symlink_metadata().is_ok())
         };
         text.starts_with(b".") || text.ends_with(b".bad") || is_report()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::aliases::Aliases;
+    use crate::config::Config;
+    use std::fs;
+    use std::path::PathBuf;
+    use std::sync::Arc;
+    use std::thread;
+
+    struct World {
+        _folder: tempfile::TempDir,
+        spool: Spool,
+        site: CurrentSite,
+        drop: PathBuf,
+    }
+
+    impl World {
+        fn new(config: &str) -> World {
+            let folder = tempfile::tempdir().unwrap();
+            let (spool, _writer) = Spool::open(folder.path()).unwrap();
+            let site = CurrentSite::new(Site {
+                config: Config::parse(&format!("hostname = \"example.org\"\n{config}"), Path::new("")).unwrap(),
+                users: Default::default(),
+                aliases: Aliases::default(),
+            });
+            let drop = spool.folders.drop.clone();
+            World { _folder: folder, spool, site, drop }
+        }
+
+        fn names(&self) -> Vec<OsString> {
+            names(&self.drop).unwrap()
+        }
+    }
+
+    fn nobody() -> Accounts {
+        Arc::new(|_| Ok(None))
+    }
+
+    #[test]
+    fn what_can_not_be_set_aside_has_its_name_again() {
+        let (world, nobody) = (World::new(""), nobody());
+        // With .bad behind it, it can be a name, and with .report it can't.
+        let name = OsString::from("n".repeat(250));
+        std::os::unix::fs::symlink("/nowhere", world.drop.join(&name)).unwrap();
+        let mut files = Files::new(&world.spool, &world.site, &nobody);
+        files.take(name.clone());
+        assert_eq!(world.names(), std::slice::from_ref(&name));
+        assert!(files.waiting.contains_key(&name), "and is tried again");
+    }
+
+    #[test]
+    fn what_can_not_be_given_its_name_back_yet_has_it_later() {
+        const ID: &str = "0TQXGV0000001";
+        let world = World::new("[limits]\nfree_space = \"1000000GiB\"");
+        let (hidden, named) = (world.drop.join(format!(".{ID}")), world.drop.join(ID));
+        fs::write(&hidden, "From: a@b.example\n\n").unwrap();
+        fs::write(&named, "another").unwrap();
+        (1..1000).for_each(|number| fs::write(world.drop.join(format!("{ID}.{number}")), "another").unwrap());
+        let pickup = Pickup::new(&world.spool, nobody()).unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| pickup.run(&world.spool, &world.site));
+            thread::sleep(Duration::from_secs(1));
+            let was_hidden = hidden.exists();
+            fs::remove_file(&named).unwrap();
+            let begun = Instant::now();
+            while hidden.exists() && begun.elapsed() < Duration::from_secs(5) {
+                thread::sleep(Duration::from_millis(5));
+            }
+            world.spool.stop();
+            assert!(was_hidden, "every name was taken");
+        });
+        assert!(!hidden.exists() && fs::read_to_string(named).unwrap().contains("From"));
     }
 }
