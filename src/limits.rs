@@ -379,6 +379,10 @@ pub const FOREIGN_FILE: Duration = Duration::from_secs(1);
 /// (DESIGN §3), and the log is written out at least.
 pub const WATCH: Duration = Duration::from_secs(1);
 
+/// Messages that a person put into queue/ and that could not be looked at yet: each is looked at again each [`WATCH`], and
+/// where there are more, the disk has other troubles.
+pub const UNSEEN: usize = 1000;
+
 /// At how many looks in a row, one each [`WATCH`], a users, aliases or list file must be empty before that counts: what
 /// writes it over may take some seconds for its first line.
 pub const EMPTIED_LOOKS: u32 = 10;

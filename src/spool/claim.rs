@@ -132,7 +132,8 @@ impl Spool {
             Err(Unfit::WrongFormat(what)) => {
                 self.set_aside_with_state(id, &what, MEND_ENTRY)?;
                 self.schedule().forget(id);
-                return Ok(None);
+                // Put back meanwhile, it was not news to the watch: it is now.
+                return self.came(id).map(|()| None);
             }
         };
         let state_text = if is_as_written { None } else { read_state(&self.folders.state(id))? };
@@ -144,7 +145,7 @@ impl Spool {
             Err(error) => {
                 self.set_state_aside(id, &error.to_string())?;
                 self.schedule().forget(id);
-                return Ok(None);
+                return self.came(id).map(|()| None);
             }
         };
         state.iter_mut().try_for_each(|state| self.confirm_reports(state))?;

@@ -60,6 +60,7 @@ mod watch;
 mod whereabouts;
 mod writer;
 
+use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -92,6 +93,8 @@ pub struct Spool {
     schedule: Mutex<Schedule>,
     changed: Condvar,
     stopping: AtomicBool,
+    /// Messages in `queue/` that are not on the schedule, because they could not be looked at yet.
+    unseen: Mutex<BTreeSet<QueueId>>,
     /// Whether removals are not durable yet; held while they are made so.
     removals_unsynced: Mutex<bool>,
     work: Sender<Work>,
@@ -187,6 +190,7 @@ impl Spool {
             schedule: Mutex::default(),
             changed: Condvar::new(),
             stopping: AtomicBool::new(false),
+            unseen: Mutex::default(),
             removals_unsynced: Mutex::new(false),
             work,
             lock,

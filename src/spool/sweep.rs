@@ -4,6 +4,7 @@
 //! removed, and every entry is put on the schedule. Only names and state files are read, not messages: a long queue
 //! costs little. Entries are opened when they are due.
 
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
@@ -67,17 +68,20 @@ impl Spool {
         }
         entries.iter().for_each(|&id| self.saw_id(id));
         self.see_other_ids()?;
-        let mut with_state: std::collections::HashSet<QueueId> = states.iter().copied().collect();
-        with_state.extend(self.bring_back_states()?);
+        let mut with_state: HashSet<QueueId> = states.iter().copied().collect();
+        let (brought_back, stuck) = self.bring_back_states()?;
+        with_state.extend(brought_back);
+        // Without its state it would go to everybody again.
+        entries.retain(|id| !stuck.contains(id));
         let mut postponed = Vec::new();
         for &id in &entries {
             // Each state is read once: it is what the start of a long queue costs.
             let state = if with_state.remove(&id) { self.read_found(id) } else { None };
-            postponed.extend(self.finish_reports(id, state.as_ref())?);
+            postponed.extend(self.finish_reports(id, state.as_ref()));
             self.schedule_found(id, state.as_ref());
         }
         for id in with_state {
-            postponed.extend(self.finish_reports(id, self.read_found(id).as_ref())?);
+            postponed.extend(self.finish_reports(id, self.read_found(id).as_ref()));
         }
         for id in postponed {
             if self.schedule().forget(id) {
@@ -85,7 +89,7 @@ impl Spool {
             }
         }
         for id in states.into_iter().filter(|&id| !self.schedule().knows(id)) {
-            self.follow_with_state(id)?;
+            log_error(id, self.follow_with_state(id));
         }
         maillog::swept(drafts, self.queued(), aside);
         Ok(())
@@ -129,16 +133,20 @@ impl Spool {
     /// A report that was on its way when the server ended: if it got into the queue, that is written down before it can be
     /// delivered and be gone: nothing is before the end of the sweep. Returns the reports that have to wait, because that
     /// can't be written now: the entry that they are about is settled first.
-    fn finish_reports(&self, id: QueueId, state: Option<&State>) -> io::Result<Vec<QueueId>> {
-        let Some(state) = state else { return Ok(Vec::new()) };
+    fn finish_reports(&self, id: QueueId, state: Option<&State>) -> Vec<QueueId> {
+        let Some(state) = state else { return Vec::new() };
         let reports: Vec<QueueId> = state.reports().collect();
         if reports.is_empty() {
-            return Ok(reports);
+            return reports;
         }
         let (path, mut state) = (self.folders.state(id), state.clone());
-        self.confirm_reports(&mut state)?;
+        if let Err(error) = self.confirm_reports(&mut state) {
+            // Looked at again before its attempt; at the worst it is told twice.
+            maillog::spool_error(Some(id), error);
+            return Vec::new();
+        }
         let written = durable::replace(&path, &self.folders.tmp.join(state_file(id)), state.to_string().as_bytes());
-        let Err(error) = written else { return Ok(Vec::new()) };
+        let Err(error) = written else { return Vec::new() };
         maillog::spool_error(Some(id), error);
         self.schedule_found(id, Some(&state));
         let (retry, _) = self.wait_by(id, Some(&state));
@@ -146,7 +154,7 @@ impl Spool {
         if let Some(slot) = self.schedule().slot_mut(id) {
             slot.unwritten = Some(Box::new(settlement));
         }
-        Ok(reports)
+        reports
     }
 
     /// New ids are later than those in the other folders too, or a file moved back could meet its namesake.
@@ -200,13 +208,23 @@ impl Spool {
         }
     }
 
-    /// S5: messages that were moved back while no server ran. Without their states they would go to everybody again.
-    fn bring_back_states(&self) -> io::Result<Vec<QueueId>> {
-        let states = names(&self.folders.hold)?.into_iter().filter_map(|name| match named(&name) {
-            Named::State(id) => Some(id),
-            _ => None,
-        });
-        states.filter_map(|id| self.bring_back_state(id).map(|moved| moved.then_some(id)).transpose()).collect()
+    /// S5: messages that were moved back while no server ran. Returns those whose states came along, and those whose could
+    /// not: the watch looks at them.
+    fn bring_back_states(&self) -> io::Result<(Vec<QueueId>, HashSet<QueueId>)> {
+        let (mut moved, mut stuck) = (Vec::new(), HashSet::new());
+        for name in names(&self.folders.hold)? {
+            let Named::State(id) = named(&name) else { continue };
+            match self.bring_back_state(id) {
+                Ok(true) => moved.push(id),
+                Ok(false) => {}
+                Err(error) => {
+                    log_error(id, Err(error));
+                    self.note_unseen(id);
+                    stuck.insert(id);
+                }
+            }
+        }
+        Ok((moved, stuck))
     }
 
     /// Moves the state of a message from `hold/` to `queue/` if the message was. Says whether it did.
@@ -249,6 +267,13 @@ pub(super) fn is_touched(eml: &Path, state: &Path) -> bool {
 /// The id as which a file in `drop/` is being taken, by its name `.ID`.
 pub(super) fn taken_as(name: &OsString) -> Option<QueueId> {
     name.to_str()?.strip_prefix('.')?.parse().ok()
+}
+
+/// Where an error of one entry must not keep others from their turn.
+pub(super) fn log_error(id: QueueId, result: io::Result<()>) {
+    if let Err(error) = result {
+        maillog::spool_error(Some(id), error);
+    }
 }
 
 pub(super) fn names(folder: &Path) -> io::Result<Vec<OsString>> {

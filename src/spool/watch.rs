@@ -3,7 +3,7 @@
 //! The server's own changes are known to the schedule before they happen, so whatever differs from it was a person:
 //! `mv queue/ID.eml hold/` sets aside, back again goes on, `touch` tries now, an edited `ID.state` is obeyed, `rm` removes.
 //! The same thread keeps the promises that count in seconds: removals are synced, and the log is written out. An error
-//! is logged, and looked at again at the next change or rescan.
+//! of one entry is logged and hides no other; what came and could not be looked at is looked at again each second.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -17,7 +17,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent};
 
 use super::Spool;
-use super::sweep::{Named, named, names};
+use super::sweep::{Named, log_error, named, names};
 use super::whereabouts::Whereabouts;
 use crate::io::clock::Now;
 use crate::io::durable;
@@ -133,6 +133,7 @@ impl Watch {
             if now.saturating_sub(ticked) >= limits::WATCH {
                 ticked = now;
                 spool.sync_removals();
+                spool.look_at_unseen();
                 maillog::flush();
                 maillog::reopen_if_moved();
                 each_second();
@@ -216,22 +217,38 @@ impl Spool {
         let mut foreign = Vec::new();
         for name in names(&self.folders.queue)? {
             match named(&name) {
-                Named::Eml(id) => self.came(id)?,
+                Named::Eml(id) => log_error(id, self.came(id)),
                 Named::Foreign => foreign.push(name),
                 Named::State(_) | Named::Hidden => {}
             }
         }
         let waiting: Vec<QueueId> = self.schedule().waiting().collect();
-        for id in waiting {
-            if !durable::exists(&self.folders.eml(id))? {
-                self.gone(id);
-            }
-        }
+        waiting.into_iter().for_each(|id| self.look_again(id));
         Ok(foreign)
     }
 
-    /// Someone put a message into `queue/`; if it came from `hold/`, its state comes along.
+    /// Looks again at what came and could not be looked at. What was wrong is in the log already.
+    fn look_at_unseen(&self) {
+        let unseen = std::mem::take(&mut *self.unseen.lock().unwrap_or_else(PoisonError::into_inner));
+        unseen.into_iter().for_each(|id| _ = self.came(id));
+    }
+
+    /// Someone put a message into `queue/`; if it came from `hold/`, its state comes along. After an error it is looked at
+    /// again in a second.
     pub(super) fn came(&self, id: QueueId) -> io::Result<()> {
+        self.see(id).inspect_err(|_| self.note_unseen(id))
+    }
+
+    /// Lets a message in `queue/` be looked at in a second.
+    pub(super) fn note_unseen(&self, id: QueueId) {
+        let mut unseen = self.unseen.lock().unwrap_or_else(PoisonError::into_inner);
+        // So many errors are no error of one entry: a rescan, a touch or the next start sees the others.
+        if unseen.len() < limits::UNSEEN {
+            unseen.insert(id);
+        }
+    }
+
+    fn see(&self, id: QueueId) -> io::Result<()> {
         {
             let mut schedule = self.schedule();
             if schedule.is_waiting(id) {
@@ -301,9 +318,7 @@ impl Spool {
         self.schedule().forget(id);
         // Released meanwhile, it was not news to the watch: it is now.
         for result in [followed, self.came(id)] {
-            if let Err(error) = result {
-                maillog::spool_error(Some(id), error);
-            }
+            log_error(id, result);
         }
     }
 
@@ -350,93 +365,4 @@ impl Spool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::cell::Cell;
-    use std::fs;
-    use std::panic::{AssertUnwindSafe, catch_unwind};
-
-    const ENTRY: &str = "X-Sender: <a@far.example>\r\nX-Receiver: <b@far.example>\r\n\r\n";
-    const OLD: &str = "0TQXGV0000001";
-    const NEW: &str = "0TQXGV0000002";
-
-    /// A spool with one entry, and its queue.
-    fn spool() -> (tempfile::TempDir, Spool, std::path::PathBuf) {
-        let folder = tempfile::tempdir().unwrap();
-        let queue = folder.path().join("queue");
-        fs::create_dir(&queue).unwrap();
-        fs::write(queue.join(format!("{OLD}.eml")), ENTRY).unwrap();
-        let (spool, _writer) = Spool::open(folder.path()).unwrap();
-        (folder, spool, queue)
-    }
-
-    /// Another entry for the one that is there, and a file that is none.
-    fn change_by_hand(queue: &Path) {
-        fs::write(queue.join(format!("{NEW}.eml")), ENTRY).unwrap();
-        fs::remove_file(queue.join(format!("{OLD}.eml"))).unwrap();
-        fs::write(queue.join("notes.txt"), "what is this").unwrap();
-    }
-
-    fn knows(spool: &Spool, id: &str) -> bool {
-        spool.schedule().knows(id.parse().unwrap())
-    }
-
-    #[test]
-    fn what_came_and_went_is_not_looked_for() {
-        let file = |name: &str, what| Change::File(name.into(), what);
-        let (came, went) = (AddWatchFlags::IN_MOVED_TO, AddWatchFlags::IN_MOVED_FROM);
-        let all = vec![file("a", came), file("b", went), file("a", AddWatchFlags::IN_ATTRIB), file("b", came)];
-        let kept = |changes: Vec<Change>| {
-            let word = |change| match change {
-                Change::File(name, what) => format!("{} {}", name.display(), what.bits()),
-                Change::Lost => "lost".to_owned(),
-            };
-            settled(changes).map(word).collect::<Vec<String>>()
-        };
-        assert_eq!(kept(all).len(), 4, "what came last is there");
-        let all = vec![file("a", came), Change::Lost, file("b", came), file("a", went)];
-        assert_eq!(kept(all), ["lost", &format!("b {}", came.bits()), &format!("a {}", went.bits())]);
-    }
-
-    #[test]
-    fn where_events_were_lost_the_folder_tells() {
-        let (folder, spool, queue) = spool();
-        let mut foreign = Foreign::default();
-        change_by_hand(&queue);
-        foreign.notice(&spool, Change::Lost);
-        assert!(knows(&spool, NEW) && !knows(&spool, OLD));
-        foreign.set_aside(&spool, Now::read().boot + limits::FOREIGN_FILE);
-        assert!(folder.path().join("failed/notes.txt").exists());
-        assert!(foreign.0.is_empty());
-    }
-
-    #[test]
-    fn begun_again_after_a_panic_it_finds_what_it_missed() {
-        let (folder, spool, queue) = spool();
-        let watch = Watch::new(&spool).unwrap();
-        assert!(catch_unwind(AssertUnwindSafe(|| watch.run(&spool, || panic!("on purpose")))).is_err());
-        change_by_hand(&queue);
-        // As if they had been read just before the panic.
-        watch.events.next(limits::WATCH);
-        let (aside, seconds) = (folder.path().join("failed/notes.txt"), Cell::new(0));
-        watch.run(&spool, || {
-            seconds.set(seconds.get() + 1);
-            if aside.exists() || seconds.get() > 10 {
-                spool.stop();
-            }
-        });
-        assert!(aside.exists() && knows(&spool, NEW) && !knows(&spool, OLD));
-    }
-
-    #[test]
-    fn a_touch_cures_what_came_unseen() {
-        let folder = tempfile::tempdir().unwrap();
-        let (spool, _writer) = Spool::open(folder.path()).unwrap();
-        let id = "0TQXGV0000001".parse().unwrap();
-        spool.touched(id).unwrap();
-        assert!(!spool.schedule().knows(id), "it is not there");
-        fs::write(spool.folders.eml(id), "X-Sender: <>\nX-Receiver: <a@b.org>\n").unwrap();
-        spool.touched(id).unwrap();
-        assert_eq!(spool.schedule().claim(Now::read().boot), Some(id));
-    }
-}
+mod tests;

@@ -345,3 +345,29 @@ fn what_comes_back_may_be_in_a_mailbox_already() {
     world.spool.came(world.id).unwrap();
     assert!(world.claim().unwrap().unwrap().found_at_start);
 }
+
+#[test]
+fn a_message_put_back_while_it_is_set_aside_is_seen() {
+    for (entry, state) in [("no envelope", ""), (ENTRY, "no state at all\n")] {
+        let world = World::new("");
+        let (spool, id) = (&world.spool, world.id);
+        fs::write(spool.folders.eml(id), entry).unwrap();
+        if !state.is_empty() {
+            fs::write(spool.folders.state(id), state).unwrap();
+        }
+        let mended = world._folder.path().join("mended");
+        fs::write(&mended, ENTRY).unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                // Many a sync lies between this and the last step.
+                while !spool.folders.failed.join(format!("{ID}.eml")).exists() {
+                    thread::yield_now();
+                }
+                fs::rename(&mended, spool.folders.eml(id)).unwrap();
+                spool.notice(&OsString::from(format!("{ID}.eml")), AddWatchFlags::IN_MOVED_TO).unwrap();
+            });
+            assert!(world.claim().unwrap().is_none());
+        });
+        assert!(spool.schedule().is_waiting(id), "{entry} {state}");
+    }
+}
