@@ -95,8 +95,10 @@ pub struct Spool {
     stopping: AtomicBool,
     /// Messages in `queue/` that are not on the schedule, because they could not be looked at yet.
     unseen: Mutex<BTreeSet<QueueId>>,
-    /// Whether removals are not durable yet; held while they are made so.
-    removals_unsynced: Mutex<bool>,
+    /// Whether removals are not durable yet.
+    removals_unsynced: AtomicBool,
+    /// Held while they are made so.
+    syncing_removals: Mutex<()>,
     work: Sender<Work>,
     /// The folder itself, locked for as long as the spool is open: a second server finds it taken.
     lock: File,
@@ -191,7 +193,8 @@ impl Spool {
             changed: Condvar::new(),
             stopping: AtomicBool::new(false),
             unseen: Mutex::default(),
-            removals_unsynced: Mutex::new(false),
+            removals_unsynced: AtomicBool::new(false),
+            syncing_removals: Mutex::default(),
             work,
             lock,
         };

@@ -21,7 +21,7 @@ use super::sweep::{Named, log_error, named, names};
 use super::whereabouts::Whereabouts;
 use crate::io::clock::Now;
 use crate::io::durable;
-use crate::io::sync::PoisonError;
+use crate::io::sync::{Ordering, PoisonError};
 use crate::limits;
 use crate::mail::queue_id::QueueId;
 use crate::maillog;
@@ -181,16 +181,19 @@ impl Spool {
     /// Makes removals durable that are not yet.
     pub fn sync_removals(&self) {
         // Held for as long as it takes: whoever comes meanwhile must not go on before it is done.
-        let mut unsynced = self.removals_unsynced.lock().unwrap_or_else(PoisonError::into_inner);
-        if std::mem::take(&mut *unsynced)
+        let _syncing = self.syncing_removals.lock().unwrap_or_else(PoisonError::into_inner);
+        // Before the sync, which may miss what is noted during it.
+        if self.removals_unsynced.swap(false, Ordering::SeqCst)
             && let Err(error) = durable::sync_dir(&self.folders.queue)
         {
+            self.note_removal();
             maillog::spool_error(None, error);
         }
     }
 
+    /// Has a removal synced within a second. Waits for nobody.
     pub(super) fn note_removal(&self) {
-        *self.removals_unsynced.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.removals_unsynced.store(true, Ordering::SeqCst);
     }
 
     pub(crate) fn notice(&self, name: &OsString, what: AddWatchFlags) -> io::Result<()> {

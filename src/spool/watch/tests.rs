@@ -145,6 +145,37 @@ fn an_error_of_one_entry_keeps_no_server_from_starting() {
 }
 
 #[test]
+fn removals_that_could_not_be_synced_are_synced_later_and_no_delivery_waits_for_that() {
+    let (folder, spool, queue) = spool();
+    spool.note_removal();
+    // A sync that takes as long as nobody writes to it, and then fails.
+    fs::rename(&queue, folder.path().join("elsewhere")).unwrap();
+    nix::unistd::mkfifo(&queue, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    thread::scope(|scope| {
+        let sync = scope.spawn(|| spool.sync_removals());
+        thread::sleep(Duration::from_millis(200));
+        assert!(!sync.is_finished());
+        let (noted, is_noted) = std::sync::mpsc::channel();
+        let (spool, queue) = (&spool, &queue);
+        scope.spawn(move || {
+            spool.note_removal();
+            noted.send(()).unwrap();
+        });
+        let waited = is_noted.recv_timeout(Duration::from_secs(5));
+        fs::File::options().write(true).open(queue).unwrap();
+        sync.join().unwrap();
+        assert_eq!(waited, Ok(()), "a delivery does not wait");
+    });
+    assert!(spool.removals_unsynced.load(Ordering::SeqCst));
+    fs::remove_file(&queue).unwrap();
+    spool.sync_removals();
+    assert!(spool.removals_unsynced.load(Ordering::SeqCst), "it failed");
+    fs::rename(folder.path().join("elsewhere"), &queue).unwrap();
+    spool.sync_removals();
+    assert!(!spool.removals_unsynced.load(Ordering::SeqCst));
+}
+
+#[test]
 fn a_touch_cures_what_came_unseen() {
     let folder = tempfile::tempdir().unwrap();
     let (spool, _writer) = Spool::open(folder.path()).unwrap();
