@@ -354,8 +354,12 @@ impl Spool {
 
     /// The server writes states only while it holds the entry, and what it wrote says what it scheduled.
     fn edited(&self, id: QueueId) {
-        self.schedule().changed(id);
-        if !self.schedule().is_waiting(id) || self.is_own_state(id) {
+        let is_waiting = {
+            let mut schedule = self.schedule();
+            schedule.changed(id);
+            schedule.is_waiting(id)
+        };
+        if !is_waiting || self.is_own_state(id) {
             return;
         }
         let (wait, waited) = self.wait_by_state(id);
