@@ -203,7 +203,10 @@ pub fn queue(claim: &mut Claim<'_>, state: &mut State, due: Vec<Due>, (site, sto
                 due.items.iter().for_each(|(at, _)| state.targets[*at].told = Told::By(id));
                 named.push((id, due));
             }
-            Err(error) => queued.note(claim, Err(error)),
+            Err(error) => {
+                storm.take_back(&due.to, site);
+                queued.note(claim, Err(error));
+            }
         }
     }
     if named.is_empty() {
@@ -211,14 +214,18 @@ pub fn queue(claim: &mut Claim<'_>, state: &mut State, due: Vec<Due>, (site, sto
     }
     if let Err(error) = claim.record(state) {
         queued.note(claim, Err(error));
-        named.iter().for_each(|(id, _)| state.confirm(*id, false));
+        for (id, due) in named {
+            state.confirm(id, false);
+            storm.take_back(&due.to, site);
+        }
         return queued;
     }
     for (id, due) in named {
         let committed = commit(claim, state, (id, &due), site);
         state.confirm(id, committed.is_ok());
-        if committed.is_ok() {
-            maillog::reported(claim.id, id, &due.to, &actions(&due));
+        match committed {
+            Ok(()) => maillog::reported(claim.id, id, &due.to, &actions(&due)),
+            Err(_) => storm.take_back(&due.to, site),
         }
         queued.note(claim, committed.map(|()| id));
     }
@@ -367,117 +374,4 @@ impl Write for Ascii {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::aliases::Aliases;
-    use crate::config::Config;
-    use std::path::Path;
-
-    fn site() -> Site {
-        Site {
-            config: Config::parse("hostname = \"example.org\"", Path::new("")).unwrap(),
-            users: ["ann@example.org"].iter().map(|user| user.parse().unwrap()).collect(),
-            aliases: Aliases::parse(Path::new("/aliases"), "").unwrap(),
-        }
-    }
-
-    fn envelope(sender: &str, recipients: &[(&str, &str)]) -> Envelope {
-        let recipient = |(address, parameters): &(&str, &str)| Recipient {
-            address: address.parse().unwrap(),
-            parameters: RcptParameters::parse(parameters).unwrap(),
-        };
-        Envelope {
-            reverse_path: sender.parse().unwrap(),
-            parameters: MailParameters::default(),
-            recipients: recipients.iter().map(recipient).collect(),
-        }
-    }
-
-    fn target(address: &str, status: Status, envelope: &Envelope) -> Target {
-        let recipient = envelope.recipients[0].address.clone();
-        let target = Target::new(address.parse().unwrap(), Via::NextHop, recipient, envelope.reverse_path.clone());
-        Target { status, ..target }
-    }
-
-    /// Who is told what, and what is left untold.
-    fn told(state: &mut State, envelope: &Envelope, late: bool) -> (Vec<String>, Vec<Told>) {
-        let due = due(state, envelope, late, &site());
-        let shown = due.iter().map(|due| format!("{} {}", due.to, actions(due))).collect();
-        (shown, state.targets.iter().map(|target| target.told).collect())
-    }
-
-    #[test]
-    fn each_sender_hears_what_it_asked_for() {
-        use Status::{Delivered, Failed, Pending};
-        for (notify, status, late, expected) in [
-            ("", Failed, false, Some("failed")),
-            ("NOTIFY=FAILURE", Failed, false, Some("failed")),
-            ("NOTIFY=NEVER", Failed, false, None),
-            ("NOTIFY=SUCCESS", Failed, false, None),
-            ("", Pending, true, Some("delayed")),
-            ("", Pending, false, None),
-            ("NOTIFY=FAILURE", Pending, true, None),
-            ("NOTIFY=DELAY", Pending, true, Some("delayed")),
-            ("", Delivered, false, None),
-            ("NOTIFY=SUCCESS", Delivered, false, Some("relayed")),
-        ] {
-            let envelope = envelope("<s@far.example>", &[("x@b.example", notify)]);
-            let mut state = State::of(vec![target("x@b.example", status, &envelope)]);
-            let (found, untold) = told(&mut state, &envelope, late);
-            let expected: Vec<String> = expected.iter().map(|what| format!("s@far.example {what}")).collect();
-            assert_eq!(found, expected, "{notify} {status:?} late={late}");
-            let settled = match status {
-                _ if !expected.is_empty() => Told::Nothing,
-                Pending if late => Told::Late,
-                Pending => Told::Nothing,
-                _ => Told::End,
-            };
-            assert_eq!(untold, [settled], "{notify} {status:?} late={late}");
-        }
-    }
-
-    #[test]
-    fn nothing_is_told_twice() {
-        let envelope = envelope("<s@far.example>", &[("x@b.example", "NOTIFY=SUCCESS,FAILURE,DELAY")]);
-        for (status, before) in
-            [(Status::Failed, Told::End), (Status::Delivered, Told::End), (Status::Pending, Told::Late)]
-        {
-            let mut state = State::of(vec![Target { told: before, ..target("x@b.example", status, &envelope) }]);
-            assert_eq!(told(&mut state, &envelope, true), (vec![], vec![before]));
-        }
-        let mut late = State::of(vec![Target { told: Told::Late, ..target("x@b.example", Status::Failed, &envelope) }]);
-        assert_eq!(told(&mut late, &envelope, true).0, ["s@far.example failed"]);
-    }
-
-    #[test]
-    fn a_message_without_a_sender_is_for_the_postmaster_and_one_to_the_postmaster_for_nobody() {
-        let report = envelope("<>", &[("x@b.example", "")]);
-        let mut state = State::of(vec![target("x@b.example", Status::Failed, &report)]);
-        assert_eq!(told(&mut state, &report, true).0, ["postmaster@example.org failed"]);
-        let mut late = State::of(vec![target("x@b.example", Status::Pending, &report)]);
-        assert_eq!(told(&mut late, &report, true), (vec![], vec![Told::Late]));
-        let double = envelope("<>", &[("postmaster@example.org", "")]);
-        let mut state = State::of(vec![target("ann@example.org", Status::Failed, &double)]);
-        assert_eq!(told(&mut state, &double, true), (vec![], vec![Told::Nothing]));
-        assert!(state.is_untold());
-    }
-
-    #[test]
-    fn success_of_several_is_told_once_and_failure_of_a_list_to_its_owner() {
-        let envelope = envelope("<s@far.example>", &[("all@example.org", "NOTIFY=SUCCESS")]);
-        let both = || {
-            vec![
-                target("x@b.example", Status::Delivered, &envelope),
-                target("y@b.example", Status::Delivered, &envelope),
-            ]
-        };
-        let mut state = State::of(both());
-        assert_eq!(told(&mut state, &envelope, false).0, ["s@far.example expanded"]);
-        assert_eq!(state.targets[1].told, Told::End);
-        let owner: ReversePath = "<owner-all@example.org>".parse().unwrap();
-        let mut list = State::of(both());
-        list.targets.iter_mut().for_each(|target| target.reverse_path = owner.clone());
-        list.targets[1].status = Status::Failed;
-        assert_eq!(told(&mut list, &envelope, false).0, ["s@far.example delivered", "owner-all@example.org failed"]);
-    }
-}
+mod tests;

@@ -31,15 +31,28 @@ impl Default for Storm {
 impl Storm {
     /// Counts one more report to `to`, at `now` since the boot. Says whether there may be one.
     pub fn allows(&self, to: &Address, now: Duration, site: &Site) -> bool {
-        let whom = if site.is_local(to) { to.folded().to_string() } else { to.host().to_string() };
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let (since, count) = told.get_or_insert_mut(whom, || (now, 0));
+        let (since, count) = told.get_or_insert_mut(whom(to, site), || (now, 0));
         if now.saturating_sub(*since) >= limits::REPORTS_TIME {
             (*since, *count) = (now, 0);
         }
-        *count = count.saturating_add(1);
-        *count <= site.config.limits.reports
+        let is_allowed = *count < site.config.limits.reports;
+        *count += usize::from(is_allowed);
+        is_allowed
     }
+
+    /// Takes back the count of a report that was allowed and not made.
+    pub fn take_back(&self, to: &Address, site: &Site) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, count)) = told.peek_mut(&whom(to, site)) {
+            *count = count.saturating_sub(1);
+        }
+    }
+}
+
+/// Who is told, as it is counted.
+fn whom(to: &Address, site: &Site) -> String {
+    if site.is_local(to) { to.folded().to_string() } else { to.host().to_string() }
 }
 
 #[cfg(test)]
@@ -69,6 +82,15 @@ mod tests {
         let to = "ann@example.org";
         let told = [(to, 0), (to, 1), (to, 2), (to, 3599), (to, 3600)];
         assert_eq!(allowed(&Storm::default(), &told), [true, true, false, false, true]);
+    }
+
+    #[test]
+    fn what_was_not_made_does_not_count() {
+        let (storm, site, to) = (Storm::default(), site(), "ann@example.org");
+        storm.take_back(&to.parse().unwrap(), &site);
+        assert_eq!(allowed(&storm, &[(to, 0), (to, 0), (to, 0)]), [true, true, false]);
+        storm.take_back(&to.parse().unwrap(), &site);
+        assert_eq!(allowed(&storm, &[(to, 0), (to, 0)]), [true, false], "nor does what was not allowed");
     }
 
     #[test]
