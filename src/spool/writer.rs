@@ -211,11 +211,13 @@ fn rename(spool: &Spool, draft: &mut Draft) -> io::Result<()> {
     renamed
 }
 
-/// The message was not accepted: it must not be found in the queue by the next start.
+/// The message was not accepted: it must not be found in the queue by the next start, nor after a power cut, when its sender
+/// has sent it again.
 fn take_back(spool: &Spool, draft: &Draft) {
     if let Err(error) = durable::remove(&spool.folders.eml(draft.id)) {
         maillog::spool_error(Some(draft.id), error);
     }
+    spool.note_removal();
     spool.schedule().forget(draft.id);
 }
 
@@ -275,5 +277,29 @@ impl Spool {
         let mut schedule = self.schedule();
         messages.into_iter().for_each(|new| schedule.begin(new, now));
         self.rouse(schedule);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::sync::Ordering;
+    use crate::mail::envelope::{Envelope, Recipient};
+
+    #[test]
+    fn what_is_taken_back_is_gone_for_good_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let (spool, _writer) = Spool::open(folder.path()).unwrap();
+        let envelope = Envelope {
+            reverse_path: "<a@far.example>".parse().unwrap(),
+            parameters: Default::default(),
+            recipients: vec![Recipient { address: "b@org.example".parse().unwrap(), parameters: Default::default() }],
+        };
+        let mut draft = spool.begin(envelope, None).unwrap();
+        rename(&spool, &mut draft).unwrap();
+        assert!(!spool.removals_unsynced.load(Ordering::SeqCst));
+        take_back(&spool, &draft);
+        assert!(spool.removals_unsynced.load(Ordering::SeqCst), "or the next start could find it");
+        assert!(!spool.folders.eml(draft.id).exists());
     }
 }
