@@ -108,9 +108,10 @@ pub const WRITE_WAITS: Duration = Duration::from_secs(600);
 /// How long a POP3 client may be silent: RFC 1939 §3 asks for 10 minutes at least.
 pub const POP3_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// How long a POP3 client may take to log in, TLS and wrong passwords included: programs do so at once, and the delays of
-/// [`POP3_LOGINS`] wrong passwords take half of it. Who said CAPA each ten minutes would have its place for ever.
-pub const POP3_LOGIN_TIME: Duration = Duration::from_secs(120);
+/// How long a POP3 client may take to log in, TLS and wrong passwords included, whether it is silent or not: who said CAPA
+/// each ten minutes would have its place for ever. Programs log in at once, and the delays of [`POP3_LOGINS`] wrong
+/// passwords take a third of it. [`POP3_TIMEOUT`] holds from then on.
+pub const POP3_LOGIN_TIME: Duration = Duration::from_secs(180);
 
 /// Wrong passwords after which a POP3 connection is closed.
 pub const POP3_LOGINS: u32 = 5;
@@ -336,7 +337,7 @@ pub const ROUTE_WORK: usize = 100_000;
 /// Octets in an aliases file, a users file or an `:include:` list.
 pub const TABLE_FILE: u64 = 16 * 1024 * 1024;
 
-/// Octets in the envelope of an entry or a dropped file: [`RECIPIENTS`] of the longest, ten times over.
+/// Octets in the envelope of an entry or a dropped file: [`RECIPIENTS_MOST`] of the longest.
 pub const ENVELOPE: usize = 16 * 1024 * 1024;
 
 /// Octets in a field of addresses that are looked at for one to be changed: a thousand of them. What a longer one is made
@@ -383,8 +384,8 @@ pub const WATCH: Duration = Duration::from_secs(1);
 /// where there are more, the disk has other troubles.
 pub const UNSEEN: usize = 1000;
 
-/// At how many looks in a row, one each [`WATCH`], a users, aliases or list file must be empty before that counts: what
-/// writes it over may take some seconds for its first line.
+/// After how many looks, one each [`WATCH`], a change of a users, aliases or list file counts that is still going on, or has
+/// emptied it: what writes it over may take some seconds for its first line.
 pub const EMPTIED_LOOKS: u32 = 10;
 
 /// How long events of the spool are gathered before they are looked at: no person sees the difference, and under load it

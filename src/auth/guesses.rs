@@ -4,17 +4,19 @@
 //! beyond a bound. One wrong password is forgotten after [`limits::LOGIN_FORGOTTEN`].
 //!
 //! - An address waits longer and longer for all its answers, right ones too, or a quick yes would tell them apart; then it
-//!   is shut out for a while. The right password takes back all that it did wrong, if all was for the same name: it is a
-//!   person who mistyped. Guesses at another's name stand, or whoever has a name here could make them for ever. The same
-//!   wrong password for the same name again is one guess: it is a phone that nobody told of the new.
+//!   is shut out for a while. The right password takes back what was wrong for the same name: it is a person who mistyped.
+//!   Guesses at another's name stand, or whoever has a name here could make them for ever. The same wrong password for the
+//!   same name again is one guess: it is a phone that nobody told of the new.
 //! - A name waits a little, whoever asks, and is never shut out: that would let anyone keep its owner out. Names that are
 //!   not here count alike, so that this tells nobody which are.
 //! - The loopback addresses are never shut out: webmail comes from there, and with it everyone.
 //!
 //! Time is the caller's, from any clock that only goes on. Nothing here fails.
 
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -30,20 +32,35 @@ pub struct Guesses(Mutex<Tables>);
 
 #[derive(Debug)]
 struct Tables {
-    clients: LruCache<IpAddr, Record>,
-    names: LruCache<Address, Record>,
+    clients: LruCache<IpAddr, Client>,
+    names: LruCache<Address, Name>,
+    /// Names are kept short: there are many clients.
+    short: RandomState,
 }
 
-#[derive(Clone, Debug, Default)]
-struct Record {
-    failures: u32,
-    /// The name that all of them were for, if it was one.
-    name: Option<Address>,
+/// What an address did wrong.
+#[derive(Debug, Default)]
+struct Client {
+    /// What counts still, the oldest first; no more than [`limits::LOGIN_FAILURES`].
+    wrong: VecDeque<Wrong>,
     /// Up to when what has to be forgotten was forgotten.
     since: Duration,
-    /// What the last wrong one was.
-    last: Option<u64>,
     shut_until: Option<Duration>,
+}
+
+/// One wrong password.
+#[derive(Clone, Copy, Debug)]
+struct Wrong {
+    name: u32,
+    print: Option<NonZeroU32>,
+}
+
+/// How often a name was guessed at.
+#[derive(Debug, Default)]
+struct Name {
+    failures: u32,
+    /// As that of a [`Client`].
+    since: Duration,
 }
 
 /// The address is shut out.
@@ -54,48 +71,51 @@ impl Guesses {
     /// Nothing yet.
     pub fn new() -> Guesses {
         let size = |most| NonZeroUsize::new(most).unwrap_or(NonZeroUsize::MIN);
-        let clients = LruCache::new(size(limits::LOGIN_CLIENTS));
-        Guesses(Mutex::new(Tables { clients, names: LruCache::new(size(limits::LOGIN_NAMES)) }))
+        let (clients, names) = (size(limits::LOGIN_CLIENTS), size(limits::LOGIN_NAMES));
+        let (clients, names) = (LruCache::new(clients), LruCache::new(names));
+        Guesses(Mutex::new(Tables { clients, names, short: RandomState::new() }))
     }
 
     /// How long the answer to a login has to wait, whatever it is.
     pub fn wait(&self, client: IpAddr, name: Option<&Address>, now: Duration) -> Result<Duration, ShutOut> {
         let mut tables = self.lock();
         let of_client = match tables.clients.get_mut(&network(client)) {
-            Some(record) if record.is_shut(now) => return Err(ShutOut),
-            Some(record) => record.client_delay(now),
+            Some(client) if client.is_shut(now) => return Err(ShutOut),
+            Some(client) => client.delay(now),
             None => Duration::ZERO,
         };
-        let of_name = name.and_then(|name| tables.names.get_mut(name)).map(|record| record.name_delay(now));
+        let of_name = name.and_then(|name| tables.names.get_mut(name)).map(|name| name.delay(now));
         Ok(of_client.max(of_name.unwrap_or_default()))
     }
 
     /// Whether the address is shut out.
     pub fn is_shut_out(&self, client: IpAddr, now: Duration) -> bool {
-        self.lock().clients.peek(&network(client)).is_some_and(|record| record.is_shut(now))
+        self.lock().clients.peek(&network(client)).is_some_and(|client| client.is_shut(now))
     }
 
     /// A wrong password; `print` stands for name and password, where they are known. Tells how many there were, if the
     /// address is shut out from now on.
     pub fn failed(&self, client: IpAddr, name: Option<&Address>, print: Option<u64>, now: Duration) -> Option<u32> {
         let mut tables = self.lock();
-        let record = tables.clients.get_or_insert_mut(network(client), Record::default);
-        if !record.count(name, print, now) {
+        let wrong = Wrong { name: tables.short(name), print: print.and_then(|print| NonZeroU32::new(print as u32)) };
+        let record = tables.clients.get_or_insert_mut(network(client), Client::default);
+        if !record.count(wrong, now) {
             return None;
         }
-        let is_last = record.failures >= limits::LOGIN_FAILURES && !client.to_canonical().is_loopback();
+        let is_last = record.wrong.len() >= limits::LOGIN_FAILURES as usize && !client.to_canonical().is_loopback();
         let shut = is_last.then(|| record.shut(now));
         if let Some(name) = name {
-            tables.names.get_or_insert_mut(name.clone(), Record::default).count(None, None, now);
+            tables.names.get_or_insert_mut(name.clone(), Name::default).count(now);
         }
         shut
     }
 
     /// The right password for a name.
     pub fn succeeded(&self, client: IpAddr, name: &Address) {
-        let (mut tables, client) = (self.lock(), network(client));
-        if tables.clients.peek(&client).is_some_and(|record| record.name.as_ref() == Some(name)) {
-            tables.clients.pop(&client);
+        let mut tables = self.lock();
+        let name = tables.short(Some(name));
+        if let Some(client) = tables.clients.get_mut(&network(client)) {
+            client.wrong.retain(|wrong| wrong.name != name);
         }
     }
 
@@ -110,52 +130,78 @@ impl Default for Guesses {
     }
 }
 
-impl Record {
+impl Tables {
+    fn short(&self, name: Option<&Address>) -> u32 {
+        self.short.hash_one(name) as u32
+    }
+}
+
+impl Client {
     fn forget(&mut self, now: Duration) {
-        let spans = now.saturating_sub(self.since).as_nanos() / limits::LOGIN_FORGOTTEN.as_nanos();
-        let spans = u32::try_from(spans).unwrap_or(u32::MAX);
-        self.failures = self.failures.saturating_sub(spans);
-        // A wrong password counts from when it came, not from the last multiple of the span.
-        self.since = if self.failures == 0 { now } else { self.since + limits::LOGIN_FORGOTTEN * spans };
+        let spans = spans(self.since, now);
+        self.wrong.drain(..self.wrong.len().min(spans as usize));
+        self.since = if self.wrong.is_empty() { now } else { self.since + limits::LOGIN_FORGOTTEN * spans };
     }
 
-    /// Counts one, unless it is the last one again.
-    fn count(&mut self, name: Option<&Address>, print: Option<u64>, now: Duration) -> bool {
+    /// Counts one, unless it is one of those that count already.
+    fn count(&mut self, wrong: Wrong, now: Duration) -> bool {
         self.forget(now);
-        if print.is_some() && self.last == print {
+        let is_again = |known: &Wrong| known.print.is_some() && (known.name, known.print) == (wrong.name, wrong.print);
+        if self.wrong.iter().any(is_again) {
             return false;
         }
-        self.name = name.filter(|_| self.failures == 0 || self.name.as_ref() == name).cloned();
-        self.last = print;
-        self.failures = self.failures.saturating_add(1);
+        if self.wrong.len() >= limits::LOGIN_FAILURES as usize {
+            self.wrong.pop_front();
+        }
+        self.wrong.push_back(wrong);
         true
     }
 
+    /// Tells how many there were.
     fn shut(&mut self, now: Duration) -> u32 {
-        let failures = self.failures;
+        let failures = self.wrong.len();
         // Afterwards it is not as good as new: a third is left.
-        self.failures = limits::LOGIN_FREE;
+        self.wrong.drain(..failures.saturating_sub(limits::LOGIN_FREE as usize));
         self.since = now;
         self.shut_until = Some(now + limits::LOGIN_SHUT_OUT);
-        failures
+        failures as u32
     }
 
     fn is_shut(&self, now: Duration) -> bool {
         self.shut_until.is_some_and(|until| now < until)
     }
 
-    fn client_delay(&mut self, now: Duration) -> Duration {
+    fn delay(&mut self, now: Duration) -> Duration {
         self.forget(now);
-        match self.failures.checked_sub(limits::LOGIN_FREE) {
+        match self.wrong.len().checked_sub(limits::LOGIN_FREE as usize) {
             Some(over) => Duration::from_secs(1_u64 << over.min(16)).min(limits::LOGIN_SLOWEST),
             None => Duration::ZERO,
         }
     }
+}
 
-    fn name_delay(&mut self, now: Duration) -> Duration {
+impl Name {
+    fn forget(&mut self, now: Duration) {
+        let spans = spans(self.since, now);
+        self.failures = self.failures.saturating_sub(spans);
+        self.since = if self.failures == 0 { now } else { self.since + limits::LOGIN_FORGOTTEN * spans };
+    }
+
+    fn count(&mut self, now: Duration) {
+        self.forget(now);
+        self.failures = self.failures.saturating_add(1);
+    }
+
+    fn delay(&mut self, now: Duration) -> Duration {
         self.forget(now);
         if self.failures >= limits::LOGIN_NAME_FREE { limits::LOGIN_NAME_DELAY } else { Duration::ZERO }
     }
+}
+
+/// How many wrong ones are to be forgotten. One counts from when it came, not from the last multiple of the span.
+fn spans(since: Duration, now: Duration) -> u32 {
+    let spans = now.saturating_sub(since).as_nanos() / limits::LOGIN_FORGOTTEN.as_nanos();
+    u32::try_from(spans).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -209,26 +255,34 @@ mod tests {
     }
 
     #[test]
-    fn it_takes_back_none_if_one_was_for_another_name() {
+    fn it_takes_back_none_for_another_name() {
         let (ann, bob) = ("ann@example.org".parse().unwrap(), "bob@example.org".parse().unwrap());
-        for others in [[Some(&bob); 2], [Some(&bob), Some(&ann)], [Some(&ann), Some(&bob)], [None, Some(&ann)]] {
+        for (wrong, others) in [
+            ([Some(&bob); 2], 2),
+            ([Some(&bob), Some(&ann)], 1),
+            ([Some(&ann), Some(&bob)], 1),
+            ([None, Some(&ann)], 1),
+        ] {
             let guesses = Guesses::new();
-            for name in others {
+            for name in wrong {
                 guesses.failed(ip(CLIENT), name, None, seconds(0));
             }
             guesses.succeeded(ip(CLIENT), &ann);
-            assert!(fail(&guesses, CLIENT, limits::LOGIN_FAILURES - 2, seconds(0)).is_some(), "{others:?}");
+            assert_eq!(fail(&guesses, CLIENT, limits::LOGIN_FAILURES - others - 1, seconds(0)), None, "{wrong:?}");
+            assert!(fail(&guesses, CLIENT, 1, seconds(0)).is_some(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn phones_of_one_household_that_nobody_told_shut_it_out_never() {
         let guesses = Guesses::new();
-        guesses.failed(ip(CLIENT), Some(&bob), None, seconds(0));
-        let later = limits::LOGIN_FORGOTTEN;
-        guesses.failed(ip(CLIENT), Some(&ann), None, later);
-        guesses.succeeded(ip(CLIENT), &ann);
-        assert_eq!(
-            fail(&guesses, CLIENT, limits::LOGIN_FAILURES - 1, later),
-            None,
-            "what was forgotten does not count"
-        );
+        let names = ["ann@example.org", "bob@example.org", "carol@example.org"].map(|name| name.parse().unwrap());
+        for minute in 0..10_000 {
+            for (print, name) in (1..).zip(&names) {
+                assert_eq!(guesses.failed(ip(CLIENT), Some(name), Some(print), seconds(60 * minute)), None);
+            }
+            assert_eq!(guesses.wait(ip(CLIENT), None, seconds(60 * minute)), Ok(Duration::ZERO));
+        }
     }
 
     #[test]
