@@ -20,13 +20,6 @@ impl Default for Patience {
     }
 }
 
-impl Patience {
-    /// For several steps together, of which `asked` is enough: no more than for three that take as long as any may.
-    pub fn whole(&self, asked: Duration) -> Duration {
-        asked.min(self.reply * 3)
-    }
-}
-
 /// Where in the dialogue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stage {

@@ -5,7 +5,6 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
-use std::time::Duration;
 
 use super::Refusal;
 use super::envelope::{self, Command, Envelope};
@@ -176,13 +175,12 @@ impl Session {
         self.transactions += 1;
         self.unfinished = true;
         let (commands, offers) = (commands.collect::<Vec<_>>(), &self.offers);
-        let envelope = self.wire.within(limits::RELAY_ENVELOPE, |wire| say(wire, offers, &commands, progress))?;
+        let envelope = self.wire.within(limits::RELAY_ENVELOPE, 0, |wire| say(wire, offers, &commands, progress))?;
         if envelope.accepted.is_empty() {
             return if envelope.go_ahead { self.send_nothing() } else { Ok(()) };
         }
-        let (whole, chunking) =
-            (limits::RELAY_MESSAGE + Duration::from_secs(size / limits::RELAY_RATE), self.offers.chunking);
-        self.wire.within(whole, |wire| message::send(wire, &mut *reader, size, chunking))?;
+        let chunking = self.offers.chunking;
+        self.wire.within(limits::RELAY_MESSAGE, size, |wire| message::send(wire, &mut *reader, size, chunking))?;
         self.end(&envelope.accepted, progress)
     }
 

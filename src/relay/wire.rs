@@ -156,10 +156,12 @@ impl Wire {
         &self.host
     }
 
-    /// Lets `steps` take as long as this together: a hop that is in time for each of them, and takes for ever over all,
+    /// Lets `steps` take so long together, three times as long as a reply at most, and a second for each
+    /// [`limits::RELAY_RATE`] of the octets they send: a hop that is in time for each of them, and takes for ever over all,
     /// keeps a thread from the mail of others.
-    pub fn within<T>(&mut self, whole: Duration, steps: impl FnOnce(&mut Wire) -> T) -> T {
-        self.whole = Some(Instant::now() + self.patience.whole(whole));
+    pub fn within<T>(&mut self, span: Duration, octets: u64, steps: impl FnOnce(&mut Wire) -> T) -> T {
+        let span = span.min(self.patience.reply * 3) + Duration::from_secs(octets / limits::RELAY_RATE);
+        self.whole = Some(Instant::now() + span);
         let result = steps(self);
         self.whole = None;
         result
@@ -331,13 +333,34 @@ mod tests {
             }
         });
         let whole = Duration::from_millis(350);
-        let refusal = wire.within(whole, |wire| (0..1000).find_map(|_| wire.reply(Stage::Rcpt).err())).unwrap();
+        let refusal = wire.within(whole, 0, |wire| (0..1000).find_map(|_| wire.reply(Stage::Rcpt).err())).unwrap();
         let said = "451 4.4.2 mx.example [127.0.0.1] took too long over one message: it stopped while we waited for its \
                     reply to RCPT";
         assert_eq!(text(refusal), said);
         wire.reply(Stage::Rcpt).expect("what comes after has its own time");
         drop(wire);
         patient.join().unwrap();
+    }
+
+    #[test]
+    fn blocks_in_time_do_not_extend_the_whole_and_the_size_does() {
+        for (octets, extended) in [(limits::RELAY_RATE - 1, false), (limits::RELAY_RATE, true)] {
+            let (mut wire, mut hop) = pair(Duration::from_millis(500));
+            let slow = std::thread::spawn(move || {
+                while hop.read(&mut vec![0; limits::RELAY_BLOCK]).is_ok_and(|count| count > 0) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            });
+            let (block, before) = (vec![b'x'; limits::RELAY_BLOCK], Instant::now());
+            let send = |wire: &mut Wire| (0..10_000).find_map(|_| wire.send(Stage::Message, &block).err());
+            let refusal = wire.within(Duration::from_millis(300), octets, send).unwrap();
+            let said =
+                "451 4.4.2 mx.example [127.0.0.1] took too long over one message: it stopped while we sent the message";
+            assert_eq!(text(refusal), said);
+            assert_eq!(before.elapsed() >= Duration::from_secs(1), extended, "{octets}");
+            drop(wire);
+            slow.join().unwrap();
+        }
     }
 
     #[test]
