@@ -39,7 +39,7 @@ impl Machine {
         let smtp = settings.connections.unwrap_or_else(|| self.connections() * 4 / 5);
         let pop3 = settings.pop3_connections.unwrap_or(smtp / 4).max(1);
         // No client can keep all others out.
-        let all_but_a_tenth = |most: usize| most - most / 10;
+        let all_but_a_tenth = |most: usize| (most - most.div_ceil(10)).max(1);
         let per_client = settings.connections_per_client.unwrap_or(all_but_a_tenth(smtp));
         (Connections::new(smtp, per_client), Connections::new(pop3, all_but_a_tenth(pop3)))
     }

@@ -79,7 +79,9 @@ struct Seen {
     read: Vec<Stamp>,
     /// How they were at the last look, and at how many looks in a row.
     last: Vec<Stamp>,
-    looks: u32,
+    alike: u32,
+    /// At how many looks they were not as they were read.
+    changed: u32,
 }
 
 impl Reloader {
@@ -92,7 +94,7 @@ impl Reloader {
     ) -> Reloader {
         let Loaded { site, seen } = loaded;
         let site = Arc::new(CurrentSite::new(site));
-        let seen = Mutex::new(Seen { last: seen.clone(), read: seen, looks: 0 });
+        let seen = Mutex::new(Seen { last: seen.clone(), read: seen, alike: 0, changed: 0 });
         Reloader { config_path: config_path.to_owned(), site, resolver, certificates, seen }
     }
 
@@ -106,12 +108,13 @@ impl Reloader {
         maillog::reopen_if_moved();
         let old = self.site.get();
         let before = stamps(&old.config, &old.aliases);
-        let loaded = Config::load(&self.config_path).map_err(|error| error.to_string());
-        let kept = loaded.map(|new| {
-            old.config.fixed_keys_changed(&new).into_iter().for_each(maillog::reload_ignored);
-            keep_fixed(&old.config, new)
-        });
-        let loaded = kept.and_then(|config| with_tables(config, |config| read_tables(config, Some(&old))));
+        let new = match Config::load(&self.config_path) {
+            Ok(new) => new,
+            // The tables were not read: a change of theirs is still to be seen.
+            Err(error) => return maillog::reload_failed(error),
+        };
+        old.config.fixed_keys_changed(&new).into_iter().for_each(maillog::reload_ignored);
+        let loaded = with_tables(keep_fixed(&old.config, new), |config| read_tables(config, Some(&old)));
         if let Ok(Loaded { site, .. }) = &loaded
             && let Err(error) = self.certificates.take_up(&site.config.tls, site.config.hostname.as_str())
         {
@@ -147,19 +150,21 @@ impl Reloader {
                 before
             }
         };
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).read = seen;
+        let mut of_looks = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        (of_looks.read, of_looks.changed) = (seen, 0);
     }
 }
 
 impl Seen {
-    /// Whether there is a change, as this look finds it, that nobody is about to go on with.
+    /// Whether there is a change, as this look finds it, that nobody is about to go on with. For somebody who never stops
+    /// nobody waits: what is broken then leaves the old in place.
     fn has_settled(&mut self, now: &[Stamp]) -> bool {
-        if self.last != now {
-            (self.last, self.looks) = (now.to_vec(), 0);
-        }
-        self.looks = self.looks.saturating_add(1);
+        self.alike = if self.last == now { self.alike + 1 } else { 1 };
+        self.last = now.to_vec();
+        self.changed = if self.read == now { 0 } else { self.changed + 1 };
         let is_emptied = |stamp: &Stamp| matches!(stamp.1, Some((_, 0))) && !self.read.contains(stamp);
-        self.read != now && self.looks >= if now.iter().any(is_emptied) { limits::EMPTIED_LOOKS } else { 2 }
+        let is_settled = self.alike >= 2 && !now.iter().any(is_emptied);
+        self.changed > 0 && (is_settled || self.changed >= limits::EMPTIED_LOOKS)
     }
 }
 
@@ -292,5 +297,30 @@ mod tests {
         fs::write(&path, "").unwrap();
         assert_eq!(counted(&reloader, limits::EMPTIED_LOOKS - 1), (1, 1));
         assert_eq!(counted(&reloader, 1), (0, 1), "nobody goes on writing");
+    }
+
+    #[test]
+    fn a_list_that_changes_all_the_time_keeps_no_user_out_and_none_in() {
+        let folder = tempfile::tempdir().unwrap();
+        let reloader = reloader(folder.path());
+        fs::write(folder.path().join("aliases"), format!("team: :include:{}\n", folder.path().join("list").display()))
+            .unwrap();
+        reloader.reload();
+        fs::write(folder.path().join("users"), ANN.repeat(2).replacen("ann", "bob", 1)).unwrap();
+        let looks = (1..100).find(|look| {
+            fs::write(folder.path().join("list"), "ann\n".repeat(*look)).unwrap();
+            counted(&reloader, 1).0 == 2
+        });
+        assert_eq!(looks, Some(limits::EMPTIED_LOOKS as usize));
+    }
+
+    #[test]
+    fn a_change_of_the_tables_outlives_a_configuration_that_is_wrong() {
+        let folder = tempfile::tempdir().unwrap();
+        let reloader = reloader(folder.path());
+        fs::write(folder.path().join("users"), ANN.repeat(2).replacen("ann", "bob", 1)).unwrap();
+        fs::write(folder.path().join("postrider.toml"), "hostname =").unwrap();
+        reloader.reload();
+        assert_eq!(counted(&reloader, 2), (2, 1));
     }
 }

@@ -1,8 +1,9 @@
 //! Listening sockets that whoever started this program has bound already, as systemd.socket(5) does: then no root is
 //! needed for ports below 1024.
 //!
-//! A socket is known by the name it was given (`FileDescriptorName=`), which is that of a protocol, else by its address,
-//! else by its port, where the entry is for every address. One that belongs to nothing is an error at start: clients would connect to it, and wait for ever.
+//! A socket is known by the name it was given (`FileDescriptorName=`), which is that of a protocol, else by its address, else
+//! by its port, where the entry is for every address. One that belongs to nothing is an error at start: clients would
+//! connect to it, and wait for ever.
 
 use std::env;
 use std::io;
