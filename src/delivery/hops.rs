@@ -154,7 +154,7 @@ struct Table {
     turn: u64,
     hops: HashMap<NextHop, Hop>,
     /// At how many hops the old ones are next looked for.
-    full: usize,
+    next_look: usize,
 }
 
 #[derive(Debug, Default)]
@@ -231,7 +231,7 @@ impl Table {
             unproven: 0,
             turn: 0,
             hops: HashMap::new(),
-            full: limits::HOPS_KNOWN,
+            next_look: limits::HOPS_KNOWN,
         }
     }
 
@@ -338,7 +338,7 @@ impl Table {
 
     /// Bounds the memory: what was not used for long, and is not in use, is unknown again.
     fn forget_old(&mut self, now: Duration) {
-        if self.hops.len() < self.full {
+        if self.hops.len() < self.next_look {
             return;
         }
         let in_use = |hop: &Hop| hop.running > 0 || !hop.parked.is_empty();
@@ -347,7 +347,7 @@ impl Table {
         let middle = used.get(used.len() / 2).copied().unwrap_or(now);
         self.hops.retain(|_, hop| in_use(hop) || hop.used > middle);
         // Where most are in use, a look at all of them for each new one would cost more with each.
-        self.full = limits::HOPS_KNOWN.max(2 * self.hops.len());
+        self.next_look = limits::HOPS_KNOWN.max(2 * self.hops.len());
     }
 }
 

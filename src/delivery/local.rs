@@ -28,7 +28,7 @@ pub fn to_mailbox(claim: &mut Claim<'_>, target: &Target, number: usize, site: &
 fn copy(claim: &mut Claim<'_>, maildir: &Maildir, target: &Target, number: usize, site: &Site) -> io::Result<()> {
     let name = Name { id: claim.id, target: number, hostname: site.config.hostname.as_str() };
     // Only a crash between the copy and its outcome, or in the middle of a rename by a link, can have left one.
-    if (claim.found_at_start || claim.entry.links > 1) && maildir.has(name)? {
+    if (claim.was_found || claim.entry.links > 1) && maildir.has(name)? {
         return Ok(());
     }
     maildir.copy(name, |file| {

@@ -8,14 +8,14 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::entry::{Entry, Unfit};
 use super::schedule::{Round, Schedule};
 use super::settlement::Settlement;
 use super::state::State;
 use super::whereabouts::Whereabouts;
-use super::{Spool, state_file};
+use super::{Spool, log_error, state_file};
 use crate::io::clock::Now;
 use crate::io::durable;
 use crate::io::sync::MutexGuard;
@@ -36,7 +36,7 @@ pub struct Claim<'s> {
     /// What its state file says, if there is one.
     pub state: Option<State>,
     /// Whether the entry was found in the queue, at start or moved there, so that a mailbox may have it already.
-    pub found_at_start: bool,
+    pub was_found: bool,
     /// Whether someone asked for this attempt, whatever is known of the hosts it leads to.
     pub asked: bool,
     /// The targets that had their turn in this round of attempts already, by their place in the state.
@@ -112,10 +112,10 @@ impl Spool {
     }
 
     fn try_open(&self, id: QueueId) -> io::Result<Option<Claim<'_>>> {
-        let (unwritten, written, found_at_start, waited) = {
+        let (unwritten, written, was_found, waited) = {
             let mut schedule = self.schedule();
             let Some(slot) = schedule.slot_mut(id) else { return Ok(None) };
-            (slot.unwritten.take(), slot.written.take(), slot.found_at_start, slot.waited(Now::read().boot))
+            (slot.unwritten.take(), slot.written.take(), slot.was_found, slot.waited(Now::read().boot))
         };
         if let Some(settlement) = unwritten {
             self.write_outcome(id, *settlement)?;
@@ -133,25 +133,38 @@ impl Spool {
                 self.set_aside_with_state(id, &what, MEND_ENTRY)?;
                 self.schedule().forget(id);
                 // Put back meanwhile, it was not news to the watch: it is now.
-                return self.came(id).map(|()| None);
+                log_error(id, self.came(id));
+                return Ok(None);
             }
         };
         let state_text = if is_as_written { None } else { read_state(&self.folders.state(id))? };
-        if state_text.as_deref().is_some_and(is_blank) {
-            return Err(durable::located("read", &self.folders.state(id), io::Error::other(BLANK)));
-        }
-        let mut state = match state_text.as_deref().map(str::parse::<State>).transpose() {
+        let mut state = match self.parse_state(id, state_text.as_deref())? {
             Ok(state) => state,
-            Err(error) => {
-                self.set_state_aside(id, &error.to_string())?;
+            Err(what) => {
+                self.set_state_aside(id, &what)?;
                 self.schedule().forget(id);
-                return self.came(id).map(|()| None);
+                log_error(id, self.came(id));
+                return Ok(None);
             }
         };
         state.iter_mut().try_for_each(|state| self.confirm_reports(state))?;
         let (asked, tried) = self.schedule().begin_attempt(id, Now::read().boot);
         let (open, left) = (true, false);
-        Ok(Some(Claim { spool: self, id, entry, state, found_at_start, asked, tried, waited, state_text, open, left }))
+        Ok(Some(Claim { spool: self, id, entry, state, was_found, asked, tried, waited, state_text, open, left }))
+    }
+
+    /// The state in the text of its file, or what is wrong with it. Who empties it is about to write it: for a while that is
+    /// an error of the moment. Taken for none, everybody would get the message, also those who have it.
+    fn parse_state(&self, id: QueueId, text: Option<&str>) -> io::Result<Result<Option<State>, String>> {
+        if text.is_some_and(is_blank) {
+            let path = self.folders.state(id);
+            let written = path.metadata()?.modified()?.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            return match Now::read().wall.saturating_sub(written) < limits::IO_RETRY {
+                true => Err(durable::located("read", &path, io::Error::other(BLANK))),
+                false => Ok(Err(BLANK.to_owned())),
+            };
+        }
+        Ok(text.map(str::parse::<State>).transpose().map_err(|error| error.to_string()))
     }
 
     /// Settles what the reports that were on their way have told, by whether they are in the queue.
@@ -175,9 +188,7 @@ impl Spool {
             Ok(Wrote::Left) => {
                 self.schedule().forget(id);
                 // Released while this was written, it was not news to the watch: it is now.
-                if let Err(error) = self.came(id) {
-                    maillog::spool_error(Some(id), error);
-                }
+                log_error(id, self.came(id));
             }
             Err(error) => {
                 if let Some(slot) = self.schedule().slot_mut(id) {
@@ -248,9 +259,7 @@ impl Spool {
         self.note_removal();
         self.forget(id, has_state);
         // Put there again meanwhile, it was not news to the watch.
-        if let Err(error) = self.came(id) {
-            maillog::spool_error(Some(id), error);
-        }
+        log_error(id, self.came(id));
     }
 
     /// At the end of the server: outcomes that could not be written so far, tried once more.
@@ -310,12 +319,11 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 const MEND_ENTRY: &str = "if it is a message, move it to drop/, which takes any form and adds what is missing; if it was \
                           edited, take SIZE= out of its X-Sender first";
 
-/// Whoever empties a state writes it next: without one, everybody would get the message, also those who have it.
 fn is_blank(state: &str) -> bool {
     state.trim().is_empty()
 }
 
-const BLANK: &str = "it is empty; remove it to send the message to everybody again";
+const BLANK: &str = "it is empty";
 
 impl Claim<'_> {
     /// How long this host has seen the message wait.

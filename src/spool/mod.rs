@@ -82,6 +82,7 @@ use crate::io::durable;
 use crate::io::sync::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering, PoisonError, Receiver, Sender, bounded};
 use crate::limits;
 use crate::mail::queue_id::QueueId;
+use crate::maillog;
 use schedule::Schedule;
 use writer::Work;
 
@@ -257,5 +258,23 @@ impl Spool {
         let mut last = self.last_id.lock().unwrap_or_else(PoisonError::into_inner);
         // One from beyond every clock was made up, and would leave no room for later ones.
         *last = (*last).max(Some(id).filter(|id| id.is_by_a_clock()));
+    }
+}
+
+/// Where an error of one entry must not keep others from their turn.
+fn log_error(id: QueueId, result: io::Result<()>) {
+    if let Err(error) = result {
+        maillog::spool_error(Some(id), error);
+    }
+}
+
+/// Ends the writer, also where a test fails: it would wait for it.
+#[cfg(test)]
+pub(crate) struct StopWriter<'s>(pub &'s Spool);
+
+#[cfg(test)]
+impl Drop for StopWriter<'_> {
+    fn drop(&mut self) {
+        self.0.stop_writer();
     }
 }

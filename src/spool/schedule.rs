@@ -47,7 +47,7 @@ pub struct Slot {
     waited: Duration,
     since: Duration,
     /// Whether it was found in the queue, at start or moved there: a copy of it may be in a mailbox already.
-    pub found_at_start: bool,
+    pub was_found: bool,
     /// An outcome that is not on the disk yet; until it is, nothing is tried.
     pub unwritten: Option<Box<Settlement>>,
     /// Whether someone asked for an attempt, whatever is known of the hosts it leads to.
@@ -99,7 +99,7 @@ impl Slot {
             own_state: None,
             waited: Duration::ZERO,
             since: Duration::ZERO,
-            found_at_start: false,
+            was_found: false,
             unwritten: None,
             asked: false,
             round: None,

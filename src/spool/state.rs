@@ -219,8 +219,12 @@ impl State {
             }
         }
         if edited.targets.len() < self.targets.len() {
-            let is_left_out = |ours: &&Target| !edited.targets.iter().any(|theirs| is_same(ours, theirs));
-            let left_out: Vec<Target> = self.targets.iter().filter(is_left_out).cloned().collect();
+            let has = |list: &[Target], one: &Target| list.iter().any(|other| is_same(one, other));
+            // Where another stands in its place, it is that one's.
+            let is_replaced = |at: usize| edited.targets.get(at).is_some_and(|theirs| !has(&self.targets, theirs));
+            let of_ours = self.targets.iter().enumerate();
+            let left_out = of_ours.filter(|(at, ours)| !has(&edited.targets, ours) && !is_replaced(*at));
+            let left_out: Vec<Target> = left_out.map(|(_, ours)| ours.clone()).collect();
             edited.targets.extend(left_out);
         }
         State { targets: edited.targets, ..self.clone() }
@@ -449,6 +453,8 @@ mod tests {
         assert!(ours.merged_into("Next-Attempt: 2026-11-23T15:36:51+00:00".parse().unwrap()).is_pending());
         let merged = ours.merged_into(whole.replace("a@example.org", "d@example.org").parse().unwrap());
         assert_eq!(addresses(&merged), ["d@example.org", "b@example.org", "c@example.org"], "another place is an edit");
+        let shorter = State::of(vec![target("d@example.org"), target("b@example.org")]);
+        assert_eq!(addresses(&ours.merged_into(shorter)), ["d@example.org", "b@example.org", "c@example.org"]);
     }
 
     proptest! {

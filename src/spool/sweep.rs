@@ -15,7 +15,7 @@ use super::claim::read_state;
 use super::settlement::Settlement;
 use super::state::State;
 use super::whereabouts::Whereabouts;
-use super::{Spool, eml, state_file};
+use super::{Spool, eml, log_error, state_file};
 use crate::io::clock::Now;
 use crate::io::durable;
 use crate::mail::queue_id::QueueId;
@@ -177,7 +177,7 @@ impl Spool {
         let mut schedule = self.schedule();
         schedule.wait(id, now.saturating_add(wait), waited, now);
         if let Some(slot) = schedule.slot_mut(id) {
-            slot.found_at_start = true;
+            slot.was_found = true;
         }
     }
 
@@ -267,13 +267,6 @@ pub(super) fn is_touched(eml: &Path, state: &Path) -> bool {
 /// The id as which a file in `drop/` is being taken, by its name `.ID`.
 pub(super) fn taken_as(name: &OsString) -> Option<QueueId> {
     name.to_str()?.strip_prefix('.')?.parse().ok()
-}
-
-/// Where an error of one entry must not keep others from their turn.
-pub(super) fn log_error(id: QueueId, result: io::Result<()>) {
-    if let Err(error) = result {
-        maillog::spool_error(Some(id), error);
-    }
 }
 
 pub(super) fn names(folder: &Path) -> io::Result<Vec<OsString>> {

@@ -16,9 +16,9 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent};
 
-use super::Spool;
-use super::sweep::{Named, log_error, named, names};
+use super::sweep::{Named, named, names};
 use super::whereabouts::Whereabouts;
+use super::{Spool, log_error};
 use crate::io::clock::Now;
 use crate::io::durable;
 use crate::io::sync::{Ordering, PoisonError};
@@ -58,6 +58,8 @@ impl Events {
 
     /// What happened within `wait`.
     pub(super) fn next(&self, wait: Duration) -> Vec<Change> {
+        // Whole milliseconds, and not too few: a wait of none, again and again, would be no wait.
+        let wait = wait + Duration::from_micros(999);
         let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
         let ready = poll(&mut [PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN)], timeout);
         if !ready.is_ok_and(|count| count > 0) {
@@ -278,7 +280,7 @@ impl Spool {
             schedule.wait(id, now.saturating_add(wait), waited, now);
             if let Some(slot) = schedule.slot_mut(id) {
                 // Held since before the start, it may have been delivered by a server that was killed.
-                slot.found_at_start = true;
+                slot.was_found = true;
             }
         }
         maillog::released(id, wait);

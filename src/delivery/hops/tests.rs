@@ -164,9 +164,9 @@ fn those_in_use_are_not_looked_through_for_each_new_one() {
     let mut world = World::new(16);
     let mut looks = 0;
     for at in 0..4 * limits::HOPS_KNOWN {
-        let full = world.table.full;
+        let next_look = world.table.next_look;
         world.enter(&format!("h{at}.example"));
-        looks += usize::from(world.table.full != full);
+        looks += usize::from(world.table.next_look != next_look);
     }
     assert_eq!(world.table.hops.len(), 4 * limits::HOPS_KNOWN, "all of them wait");
     assert_eq!(looks, 2);

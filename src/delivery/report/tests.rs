@@ -3,7 +3,7 @@
 use super::*;
 use crate::aliases::Aliases;
 use crate::config::Config;
-use crate::spool::Spool;
+use crate::spool::{Spool, StopWriter};
 use std::fs;
 use std::path::Path;
 use std::thread;
@@ -39,15 +39,6 @@ fn told(state: &mut State, envelope: &Envelope, late: bool) -> (Vec<String>, Vec
     let due = due(state, envelope, late, &site());
     let shown = due.iter().map(|due| format!("{} {}", due.to, actions(due))).collect();
     (shown, state.targets.iter().map(|target| target.told).collect())
-}
-
-/// Ends the writer when it goes.
-struct Ended<'a>(&'a Spool);
-
-impl Drop for Ended<'_> {
-    fn drop(&mut self) {
-        self.0.stop_writer();
-    }
 }
 
 #[test]
@@ -143,7 +134,7 @@ fn a_report_that_was_not_made_does_not_count() {
     thread::scope(|scope| {
         scope.spawn(|| writer.run(&spool));
         // Also where something is not as expected.
-        let _end = Ended(&spool);
+        let _end = StopWriter(&spool);
         let mut claim = spool.claim_due().unwrap();
         let draft = spool.folders().tmp.join("0TQXGV0000001.state");
         fs::create_dir(&draft).unwrap();

@@ -1,6 +1,7 @@
 //! What a disk that fails, and a person who moves files meanwhile, can do to an outcome.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::Write;
 use std::thread;
 
@@ -11,7 +12,7 @@ use crate::mail::address::Address;
 use crate::mail::envelope::{Envelope, Recipient};
 use crate::mail::parameter::MailParameters;
 use crate::maillog::Origin;
-use crate::spool::{Accepted, Writer};
+use crate::spool::{Accepted, StopWriter, Writer};
 
 const ENTRY: &str = "X-Sender: <a@far.example>\r\nX-Receiver: <b@far.example>\r\nX-Receiver: <c@far.example>\r\n\r\n";
 const ID: &str = "0TQXGV0000001";
@@ -61,15 +62,6 @@ impl World {
 
     fn held(&self, ending: &str) -> PathBuf {
         self.spool.folders.hold.join(format!("{ID}.{ending}"))
-    }
-}
-
-/// Also where a test fails: it would wait for the writer.
-struct StopWriter<'w>(&'w Spool);
-
-impl Drop for StopWriter<'_> {
-    fn drop(&mut self) {
-        self.0.stop_writer();
     }
 }
 
@@ -332,18 +324,23 @@ fn a_state_that_is_being_written_is_waited_for() {
         assert!(world.spool.try_open(world.id).is_err(), "or it would go to everybody again");
         fs::write(&state, HALF).unwrap();
         assert!(world.spool.try_open(world.id).unwrap().unwrap().state.is_some());
+        // Nobody goes on with it.
+        let file = File::create(&state).unwrap();
+        file.set_modified(SystemTime::now() - limits::IO_RETRY).unwrap();
+        assert!(world.spool.try_open(world.id).unwrap().is_none());
+        assert!(world.spool.folders.failed.join(format!("{ID}.eml")).exists());
     });
 }
 
 #[test]
 fn what_comes_back_may_be_in_a_mailbox_already() {
     let world = World::new("");
-    assert!(world.claim().unwrap().unwrap().found_at_start);
+    assert!(world.claim().unwrap().unwrap().was_found);
     world.spool.schedule().forget(world.id);
     fs::rename(world.spool.folders.eml(world.id), world.held("eml")).unwrap();
     fs::rename(world.held("eml"), world.spool.folders.eml(world.id)).unwrap();
     world.spool.came(world.id).unwrap();
-    assert!(world.claim().unwrap().unwrap().found_at_start);
+    assert!(world.claim().unwrap().unwrap().was_found);
 }
 
 #[test]
