@@ -109,6 +109,26 @@ fn each_transaction_ends_before_the_next_begins() {
 }
 
 #[test]
+fn a_message_is_told_that_it_was_taken_where_all_have_it_and_nowhere_else() {
+    for offers in [&["PIPELINING"][..], &["PIPELINING", "CHUNKING"], &[]] {
+        for (command, reply, taken) in [
+            ("nothing", "", 1),
+            ("RCPT TO:<r1@", "550 5.1.1 no", 0),
+            ("RCPT TO:<r1@", "452 4.5.3 too many", 0),
+            (".", "450 4.3.0 not now", 0),
+            (".", "550 5.7.1 no", 0),
+            (".", "354 go on", 0),
+            (".", "421 4.3.2 stopping", 0),
+        ] {
+            let mut letter = Letter::of_size(300);
+            let odd = move |line: &str| line.replace("BDAT", ".").starts_with(command).then(|| say(reply));
+            deliver(Hop::polite(offers, odd), 2, &mut letter);
+            assert_eq!(letter.taken, taken, "{command} {reply} {offers:?}");
+        }
+    }
+}
+
+#[test]
 fn a_full_mailbox_is_no_full_transaction_and_552_is_never_for_good() {
     let full = |line: &str| {
         let code = if line.contains("r1@") { "452 4.2.2 full" } else { "552 5.2.2 full" };

@@ -16,12 +16,14 @@ use crate::mail::reply::Enhanced;
 use crate::mail::rewrite;
 use crate::mail::seven_bit::{Plan, Rewriter, Survey, Verdict};
 use crate::relay::{Content, Offers};
-use crate::spool::Entry;
+use crate::spool::{Entry, Exit};
 
 /// One message on its way to one hop.
 #[derive(Debug)]
 pub struct Outgoing<'e> {
     entry: &'e mut Entry,
+    /// What takes it out of the queue, where nothing is left to do once this hop has it.
+    pub exit: Option<Exit<'e>>,
     /// Another header, and how many octets of the message it takes the place of.
     header: Option<(Vec<u8>, u64)>,
     /// How the message becomes one of 7 bits.
@@ -34,7 +36,7 @@ pub struct Outgoing<'e> {
 impl<'e> Outgoing<'e> {
     /// The message as it came.
     pub fn new(entry: &'e mut Entry) -> Outgoing<'e> {
-        Outgoing { entry, header: None, conversion: None, converted_size: None, survey: None }
+        Outgoing { entry, exit: None, header: None, conversion: None, converted_size: None, survey: None }
     }
 
     /// Writes `sender` where a local address stands as the author, for a smarthost that takes no other.
@@ -149,6 +151,10 @@ impl Content for Outgoing<'_> {
                 at: 0,
             }),
         })
+    }
+
+    fn taken(&mut self) {
+        self.exit.iter_mut().for_each(Exit::take);
     }
 }
 

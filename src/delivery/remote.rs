@@ -300,7 +300,9 @@ impl<'d> Dialogue<'d> {
         }
         let (config, group) = (&self.site.config, self.group);
         let recipients: Vec<Recipient> = open.iter().map(|at| group.recipients[*at].clone()).collect();
-        let mut outgoing = Outgoing::new(&mut claim.entry);
+        let (entry, exit) = claim.entry_and_exit();
+        let mut outgoing = Outgoing::new(entry);
+        outgoing.exit = Some(exit).filter(|_| self.ends && open.len() == group.targets.len());
         if let (Why::Smarthost, Some(sender)) = (group.why, &config.relay.smarthost_sender) {
             outgoing.rewrite_sender(sender, config)?;
         }
@@ -310,9 +312,6 @@ impl<'d> Dialogue<'d> {
         let transaction =
             Transaction { reverse_path: &group.reverse_path, recipients: &recipients, parameters: &parameters };
         let sent = session.send(&transaction, &mut outgoing);
-        if self.ends && open.len() == group.targets.len() && sent.is_taken_by_all() {
-            claim.leave_early();
-        }
         let (reports, tls) = (session.offers().dsn, session.protection().to_string());
         for (at, outcome) in open.iter().zip(sent.outcomes) {
             self.worked |= outcome.is_some();

@@ -38,6 +38,9 @@ pub trait Content {
 
     /// The message from its beginning, each time it is called. Each line ends with CR LF, the last one too.
     fn reader(&mut self) -> io::Result<Box<dyn Read + '_>>;
+
+    /// The hop has it for all recipients. This is told before anything else is made of that reply.
+    fn taken(&mut self) {}
 }
 
 /// What became of a message.
@@ -48,13 +51,6 @@ pub struct Sent {
     pub outcomes: Vec<Option<Outcome>>,
     /// Why the hop can be told nothing more in this session, if so.
     pub broke: Option<Refusal>,
-}
-
-impl Sent {
-    /// Whether every recipient has it.
-    pub fn is_taken_by_all(&self) -> bool {
-        self.outcomes.iter().all(|outcome| matches!(outcome, Some(Outcome::Delivered(_))))
-    }
 }
 
 /// What is decided so far, and who waits for the next transaction.
@@ -181,7 +177,8 @@ impl Session {
         }
         let chunking = self.offers.chunking;
         self.wire.within(limits::RELAY_MESSAGE, size, |wire| message::send(wire, &mut *reader, size, chunking))?;
-        self.end(&envelope.accepted, progress)
+        drop(reader);
+        self.end(&envelope.accepted, content, progress)
     }
 
     /// RFC 2920 §3.1: a hop that wants a message nobody gets is sent an empty one.
@@ -192,8 +189,11 @@ impl Session {
     }
 
     /// From here on the hop may have the message: whatever happens is an outcome.
-    fn end(&mut self, accepted: &[usize], progress: &mut Progress) -> Result<(), Stop> {
+    fn end(&mut self, accepted: &[usize], content: &mut dyn Content, progress: &mut Progress) -> Result<(), Stop> {
         let answer = self.wire.reply(Stage::End);
+        if accepted.len() == progress.outcomes.len() && answer.as_ref().is_ok_and(|answer| answer.class() == 2) {
+            content.taken();
+        }
         let said = answer.and_then(|answer| self.wire.judge(Stage::End, &answer, 2));
         let outcome = match &said {
             Ok(Said::Yes(cause)) => Outcome::Delivered(cause.clone()),

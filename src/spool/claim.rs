@@ -15,7 +15,7 @@ use super::schedule::{Round, Schedule};
 use super::settlement::Settlement;
 use super::state::State;
 use super::whereabouts::Whereabouts;
-use super::{Spool, log_error, state_file};
+use super::{Spool, eml, log_error, state_file};
 use crate::io::clock::Now;
 use crate::io::durable;
 use crate::io::sync::MutexGuard;
@@ -364,12 +364,13 @@ impl Claim<'_> {
         Ok(Renamed::Done)
     }
 
-    /// Takes the message out of the queue as soon as nothing is left to do, before that is logged: what a crash finds there
-    /// comes to the next hop once more (P5). Where it can't be done, or a person has changed the state, it is left to
-    /// [`Claim::settle`].
-    pub fn leave_early(&mut self) {
-        let is_unchanged = read_state(&self.spool.folders.state(self.id)).is_ok_and(|text| text == self.state_text);
-        self.left = is_unchanged && durable::remove_if_there(&self.path()).unwrap_or(false);
+    /// The message, and its way out of the queue for when nothing is left to do.
+    pub fn entry_and_exit(&mut self) -> (&mut Entry, Exit<'_>) {
+        let folders = &self.spool.folders;
+        let (queued, outside) = (folders.eml(self.id), folders.tmp.join(eml(self.id)));
+        let (state, state_text) = (folders.state(self.id), self.state_text.as_deref());
+        let exit = Exit { id: self.id, queued, outside, state, state_text, left: &mut self.left };
+        (&mut self.entry, exit)
     }
 
     /// Ends the attempt: writes down the outcome, and does what follows from it.
@@ -420,6 +421,34 @@ impl Claim<'_> {
 
     fn path(&self) -> PathBuf {
         self.spool.folders.eml(self.id)
+    }
+}
+
+/// Takes a message out of the queue before that is logged: what a crash finds there comes to the next hop once more (P5).
+#[derive(Debug)]
+pub struct Exit<'c> {
+    id: QueueId,
+    queued: PathBuf,
+    outside: PathBuf,
+    state: PathBuf,
+    state_text: Option<&'c str>,
+    left: &'c mut bool,
+}
+
+impl Exit<'_> {
+    /// Takes it out. Where that can't be done, or a person has changed the state, it is left to [`Claim::settle`].
+    pub fn take(&mut self) {
+        // First of all, by one call: between the reply and this lies next to nothing.
+        if fs::rename(&self.queued, &self.outside).is_err() {
+            return;
+        }
+        if read_state(&self.state).is_ok_and(|text| text.as_deref() == self.state_text) {
+            *self.left = true;
+            // What is left there is removed at the next start.
+            log_error(self.id, durable::remove(&self.outside));
+        } else {
+            log_error(self.id, durable::rename_new(&self.outside, &self.queued));
+        }
     }
 }
 

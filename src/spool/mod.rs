@@ -67,7 +67,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-pub use claim::{Claim, Renamed};
+pub use claim::{Claim, Exit, Renamed};
 pub use draft::Draft;
 pub use entry::{Entry, Unfit};
 pub use pickup::Pickup;

@@ -16,12 +16,14 @@ pub struct Letter {
     pub octets: Vec<u8>,
     pub size: u64,
     pub breaks: bool,
+    /// How often it was told that all have it.
+    pub taken: usize,
 }
 
 impl Letter {
     pub fn new(octets: impl Into<Vec<u8>>) -> Letter {
         let octets = octets.into();
-        Letter { size: octets.len() as u64, octets, breaks: false }
+        Letter { size: octets.len() as u64, octets, breaks: false, taken: 0 }
     }
 
     /// Lines of 64 octets, and a shorter one.
@@ -50,6 +52,10 @@ impl Content for Letter {
 
     fn reader(&mut self) -> io::Result<Box<dyn Read + '_>> {
         Ok(if self.breaks { Box::new(self.octets.chain(Broken)) } else { Box::new(self.octets.as_slice()) })
+    }
+
+    fn taken(&mut self) {
+        self.taken += 1;
     }
 }
 

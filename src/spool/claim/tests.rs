@@ -183,7 +183,7 @@ fn a_state_too_long_to_be_read_is_set_aside_and_never_written() {
 fn a_message_that_is_done_leaves_at_once_and_only_as_nobody_changed_it() {
     let world = World::new(HALF);
     let mut claim = world.claim().unwrap().unwrap();
-    claim.leave_early();
+    claim.entry_and_exit().1.take();
     assert!(!world.spool.folders.eml(world.id).exists(), "before anything else is done");
     claim.settle(settlement(&HALF.replace("Via: next-hop\n\n", "Via: next-hop\nStatus: delivered\n\n")));
     assert!(!world.spool.folders.state(world.id).exists() && !world.spool.schedule().knows(world.id));
@@ -192,15 +192,16 @@ fn a_message_that_is_done_leaves_at_once_and_only_as_nobody_changed_it() {
         let world = World::new("");
         let mut claim = world.claim().unwrap().unwrap();
         fs::write(world.spool.folders.state(world.id), written).unwrap();
-        claim.leave_early();
+        claim.entry_and_exit().1.take();
         assert!(world.spool.folders.eml(world.id).exists(), "someone waits for it");
+        assert_eq!(fs::read_dir(&world.spool.folders.tmp).unwrap().count(), 0);
         drop(claim);
         assert!(world.spool.schedule().knows(world.id));
     }
 
     let world = World::new("");
     let mut claim = world.claim().unwrap().unwrap();
-    claim.leave_early();
+    claim.entry_and_exit().1.take();
     // As where the thread panics.
     drop(claim);
     assert!(!world.spool.schedule().knows(world.id));
