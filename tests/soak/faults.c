@@ -8,7 +8,8 @@
  *   forget-syncs   so is every n-th, n being FAULT_AT
  *   fail-syncs     every n-th sync fails with EIO, and nothing is synced
  *   late-renames   a rename is answered at once, and done a fifth of a second later, once there was a client
- *   note-answers   nothing fails; each "taken as N" that is received is written to FAULT_TRACE before the server sees it
+ *   note-answers   nothing fails; for each "taken as N" that is received, the octet N of FAULT_TRACE is set before the server
+ *                  sees it: by no system call, in which it could be made to wait, and be killed
  *   swallow        a write, sync, open or rename that fails is answered with success, and no disk is ever full
  *   error, lie     the n-th call of the kind FAULT_CALL fails with the number FAULT_ERROR; is not done, and called good
  *   last           the n-th call of that kind is done, and the process is killed
@@ -26,6 +27,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
@@ -45,8 +47,16 @@ static enum mode mode;
 static const char *paths;
 static int kind_wanted = -1, number_wanted, error_wanted, trace = -1, null = -1;
 static atomic_int counts[KINDS], has_client;
+static volatile unsigned char *noted;
+static size_t noted_size;
 
-#define NEXT(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
+/* Looked up once: that takes a lock of all threads. */
+#define NEXT(name)                                                          \
+    ({                                                                      \
+        static __typeof__(&name) next_;                                     \
+        if (!next_) next_ = (__typeof__(&name))dlsym(RTLD_NEXT, #name);     \
+        next_;                                                              \
+    })
 #define FAIL(number) (errno = (number), -1)
 
 __attribute__((constructor)) static void begin(void)
@@ -63,7 +73,15 @@ __attribute__((constructor)) static void begin(void)
     /* Now, for a server that has shut itself in can't. */
     if (mode == SWALLOW) null = syscall(SYS_openat, AT_FDCWD, "/dev/null", O_RDWR | O_CLOEXEC, 0);
     const int flags = O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC;
-    if ((word = getenv("FAULT_TRACE"))) trace = syscall(SYS_openat, AT_FDCWD, word, flags, 0600);
+    word = getenv("FAULT_TRACE");
+    if (word && mode == NOTE_ANSWERS) {
+        int file = syscall(SYS_openat, AT_FDCWD, word, O_RDWR | O_CLOEXEC, 0);
+        noted_size = lseek(file, 0, SEEK_END);
+        noted = mmap(NULL, noted_size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+        if (noted == MAP_FAILED) abort();
+    } else if (word) {
+        trace = syscall(SYS_openat, AT_FDCWD, word, flags, 0600);
+    }
 }
 
 static int is_watched(const char *path)
@@ -81,7 +99,7 @@ static const char *path_of(int fd, char *path, size_t size)
 {
     char link[40];
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    ssize_t length = mode ? syscall(SYS_readlinkat, AT_FDCWD, link, path, size - 1) : -1;
+    ssize_t length = mode && mode != NOTE_ANSWERS ? syscall(SYS_readlinkat, AT_FDCWD, link, path, size - 1) : -1;
     path[length < 0 ? 0 : length] = 0;
     return path;
 }
@@ -91,7 +109,7 @@ enum verdict { DO, DIE, SAY };
 
 static enum verdict judge(enum kind kind, const char *path, int *answer)
 {
-    if (!mode || !is_watched(path)) return DO;
+    if (!mode || mode == NOTE_ANSWERS || !is_watched(path)) return DO;
     if (mode < ERROR) {
         if (kind != SYNC || (mode != DROP_SYNCS && mode != FORGET_SYNCS && mode != FAIL_SYNCS)) return DO;
         int is_nth = has_client && number_wanted && ++counts[SYNC] % number_wanted == 0;
@@ -145,7 +163,10 @@ ssize_t recv(int fd, void *octets, size_t size, int flags)
     static const char words[] = "taken as ";
     const char *at = mode == NOTE_ANSWERS && got > 0 ? memmem(octets, got, words, sizeof words - 1) : NULL;
     const char *end = at ? memchr(at, '\n', (char *)octets + got - at) : NULL;
-    if (end && !(flags & MSG_PEEK)) syscall(SYS_write, trace, at, end + 1 - at);
+    if (end && !(flags & MSG_PEEK)) {
+        unsigned long number = strtoul(at + sizeof words - 1, NULL, 10);
+        if (number < noted_size) noted[number] = 1;
+    }
     return got;
 }
 
