@@ -273,3 +273,11 @@ int statvfs64(const char *path, struct statvfs64 *room)
 {
     return plenty(NEXT(statvfs64)(path, room), &room->f_bavail, &room->f_favail);
 }
+int fstatvfs(int fd, struct statvfs *room)
+{
+    return plenty(NEXT(fstatvfs)(fd, room), &room->f_bavail, &room->f_favail);
+}
+int fstatvfs64(int fd, struct statvfs64 *room)
+{
+    return plenty(NEXT(fstatvfs64)(fd, room), &room->f_bavail, &room->f_favail);
+}
