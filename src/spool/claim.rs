@@ -267,9 +267,7 @@ impl Spool {
         let ids = self.schedule().unwritten();
         for id in ids {
             let unwritten = self.schedule().slot_mut(id).and_then(|slot| slot.unwritten.take());
-            if let Some(Err(error)) = unwritten.map(|settlement| self.write_outcome(id, *settlement)) {
-                maillog::spool_error(Some(id), error);
-            }
+            log_error(id, unwritten.map_or(Ok(()), |settlement| self.write_outcome(id, *settlement)));
         }
     }
 
@@ -299,8 +297,8 @@ impl Spool {
     /// A message has left: so does its state, if it has one.
     fn forget(&self, id: QueueId, has_state: bool) {
         self.schedule().forget(id);
-        if has_state && let Err(error) = durable::remove(&self.folders.state(id)) {
-            maillog::spool_error(Some(id), error);
+        if has_state {
+            log_error(id, durable::remove(&self.folders.state(id)));
         }
     }
 }
@@ -425,6 +423,7 @@ impl Claim<'_> {
 }
 
 /// Takes a message out of the queue before that is logged: what a crash finds there comes to the next hop once more (P5).
+/// A crash in the middle of it costs the edit of a person at most: everybody has the message.
 #[derive(Debug)]
 pub struct Exit<'c> {
     id: QueueId,

@@ -11,6 +11,7 @@
 //! enter   write tmp/ID → rename to queue/ID.eml → sync file and queue/, shared by all who wait → answer 250
 //! update  write tmp/ID.state, sync → rename over queue/ID.state → sync queue/
 //! leave   unlink queue/ID.eml → unlink queue/ID.state; the removals of at most one second share a sync of queue/
+//! taken   rename queue/ID.eml to tmp/ as soon as the last next hop has it → look at its state → unlink, or put it back
 //! rename  queue/ID.eml → the mailbox's new/ → unlink queue/ID.state
 //! report  write queue/ID.state, which names the report → commit the report → update or leave → deliver the report
 //! fail    write failed/ID.state and failed/ID.eml.report, sync → rename queue/ID.eml → unlink queue/ID.state

@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::answer::{Answer, answer};
 use super::claim::read_state;
 use super::schedule::Accepted;
-use super::{Draft, Spool, eml, state_file};
+use super::{Draft, Spool, eml, log_error, state_file};
 use crate::io::clock::Now;
 use crate::io::durable::{self, Flusher, Method};
 use crate::io::sync::Receiver;
@@ -214,9 +214,7 @@ fn rename(spool: &Spool, draft: &mut Draft) -> io::Result<()> {
 /// The message was not accepted: it must not be found in the queue by the next start, nor after a power cut, when its sender
 /// has sent it again.
 fn take_back(spool: &Spool, draft: &Draft) {
-    if let Err(error) = durable::remove(&spool.folders.eml(draft.id)) {
-        maillog::spool_error(Some(draft.id), error);
-    }
+    log_error(draft.id, durable::remove(&spool.folders.eml(draft.id)));
     spool.note_removal();
     spool.schedule().forget(draft.id);
 }

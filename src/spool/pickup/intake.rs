@@ -76,16 +76,19 @@ pub(super) fn rename_and_take(spool: &Spool, host: Host<'_>, name: &OsStr) -> io
 /// Takes `drop/.ID`, which was `name` before.
 pub(super) fn take(spool: &Spool, host: Host<'_>, id: QueueId, name: &OsStr) -> io::Result<Taken> {
     let path = hidden(spool, id);
-    let taken = match commit(spool, host, id, (&path, name)) {
+    let waits = match commit(spool, host, id, (&path, name)) {
         Ok(id) => return Ok(Taken::Entry(id)),
-        Err(NotTaken::Refused(error)) => set_aside(spool, &path, name, &error).map(|()| Taken::SetAside),
-        Err(NotTaken::Changed) => Ok(Taken::GivenBack),
+        Err(NotTaken::Refused(error)) => match set_aside(spool, &path, name, &error) {
+            Ok(()) => return Ok(Taken::SetAside),
+            Err(error) => Err(error),
+        },
+        Err(NotTaken::Changed) => Ok(()),
         Err(NotTaken::Disk(error)) => Err(error),
     };
-    if matches!(taken, Ok(Taken::SetAside)) || give_back(spool, id, name) {
-        return taken;
+    if give_back(spool, id, name) {
+        return waits.map(|()| Taken::GivenBack);
     }
-    if let Err(error) = taken {
+    if let Err(error) = waits {
         maillog::drop_waits(Path::new(name), error);
     }
     Ok(Taken::Hidden(id))
